@@ -124,7 +124,7 @@ async def client(replicas: Replicas, keyring: KeyRing) -> AsyncIterator[AuthClie
     """An edge's side, once it has heard of the keys."""
     made = AuthClient(replicas, keyring)
     await made.start()
-    await until(lambda: made.is_ready, 5)
+    await until(lambda: made.is_ready)
     yield made
     await made.close()
 
@@ -153,7 +153,7 @@ async def test_an_edge_that_knows_no_scopes_does_not_hear_of_keys_that_have_some
     expiring = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="expiring", expires_at=soon))
     assert list(scoped.scopes) == ["history", "publish:chat"]
     assert expiring.expires_at == soon
-    await until(lambda: api_key_id(keyring, expiring.key) == expiring.id, 3)
+    await until(lambda: api_key_id(keyring, expiring.key) == expiring.id)
     trust = await anext(aiter(stub.Watch(pb.WatchRequest())))
     assert [key.id for key in trust.api_keys] == [plain.id]
     assert [key.id for key in trust.scoped_api_keys] == [scoped.id, expiring.id]
@@ -162,7 +162,7 @@ async def test_an_edge_that_knows_no_scopes_does_not_hear_of_keys_that_have_some
     assert may == {plain.key: True, scoped.key: False, expiring.key: True}
     assert keyring.api_keys.find(expiring.key, soon) is None
     await stub.RevokeApiKey(pb.RevokeApiKeyRequest(id=scoped.id))
-    await until(lambda: api_key_id(keyring, scoped.key) is None, 3)
+    await until(lambda: api_key_id(keyring, scoped.key) is None)
     for wrong in (pb.CreateApiKeyRequest(name="n", scopes=["fly"]), pb.CreateApiKeyRequest(name="n", expires_at=1)):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.CreateApiKey(wrong)
@@ -175,7 +175,7 @@ async def test_the_last_use_of_a_key_is_told_when_an_edge_ends(
     made = await stub.CreateApiKey(pb.CreateApiKeyRequest(name="backend"))
     edge = AuthClient(replicas, keyring)
     await edge.start()
-    await until(lambda: api_key_id(keyring, made.key) == made.id, 5)
+    await until(lambda: api_key_id(keyring, made.key) == made.id)
     keyring.api_keys.take_uses()
     now = int(time.time())
     assert keyring.api_keys.find(made.key, now) is not None
@@ -205,12 +205,12 @@ async def test_an_edge_hears_of_a_key_that_another_replica_made(
     other = SqliteAccounts(process.db)
     digest = hashlib.sha256(b"thk_of_another").digest()
     await other.add_api_key(ApiKeyRow("other", "backend", digest, time.time()))
-    await until(lambda: api_key_id(keyring, "thk_of_another") == "other", 3)
+    await until(lambda: api_key_id(keyring, "thk_of_another") == "other")
     signer = await load_signer(other, "RS256")  # a replica with another AUTH_SIGNING_ALGORITHM
-    await until(lambda: keyring.jwks == signer.jwks, 3)
+    await until(lambda: keyring.jwks == signer.jwks)
     assert TokenVerifier(keyring).connection(signer.sign({"sub": "ann"}), 0).user == "ann"
     await other.remove_api_key("other")
-    await until(lambda: api_key_id(keyring, "thk_of_another") is None, 3)
+    await until(lambda: api_key_id(keyring, "thk_of_another") is None)
     await other.close()
 
 
@@ -326,7 +326,7 @@ async def test_a_change_that_comes_while_the_last_is_being_sent_is_not_missed() 
     watching = AuthServicer(None, feed, None).Watch(pb.WatchRequest(), None)  # type: ignore[arg-type]  # not asked here
     assert (await anext(watching)).jwks == b""
     feed.set(pb.Trust(jwks=b"newer"))  # the generator waits for gRPC to have sent the first
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         assert (await anext(watching)).jwks == b"newer"
 
 
@@ -379,10 +379,10 @@ async def test_a_change_that_could_not_be_read_at_once_is_told_later(
             nothing_helps,
         )
     )
-    await until(lambda: feed.trust.jwks, 3)
+    await until(lambda: feed.trust.jwks)
     store.failures = 1
     row, _ = await accounts.create_api_key("backend")
-    await until(lambda: [key.id for key in feed.trust.api_keys] == [row.id], 5)
+    await until(lambda: [key.id for key in feed.trust.api_keys] == [row.id])
     following.cancel()
     passwords.close()
     await store.close()
@@ -410,7 +410,7 @@ async def test_edges_hear_that_the_id_of_a_deleted_user_is_no_longer_refused(
         )
     )
     await until(lambda: list(feed.trust.disabled_users) == [digest_of("ann")], 2.5)
-    await until(lambda: not feed.trust.disabled_users, 10)
+    await until(lambda: not feed.trust.disabled_users)
     assert time.time() >= now + 3
     await end_task(following)
     passwords.close()
@@ -437,12 +437,12 @@ async def test_tables_that_are_gone_are_made_anew_and_edges_get_other_keys(
             lambda error: tables.remake(db, settings, error),
         )
     )
-    await until(lambda: feed.trust.jwks, 3)
+    await until(lambda: feed.trust.jwks)
     before = feed.trust.jwks
     await db.call("delete_table", TableName=settings.accounts_table)
-    await until(lambda: feed.trust.jwks not in (b"", before), 10)
+    await until(lambda: feed.trust.jwks not in (b"", before))
     assert accounts.tokens.signer.jwks == feed.trust.jwks
-    await until(lambda: checks["store"], 3)
+    await until(lambda: checks["store"])
     await end_task(following)
     passwords.close()
     await db.close()

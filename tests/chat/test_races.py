@@ -202,7 +202,7 @@ async def test_a_version_that_is_never_readable_is_unavailable_in_time(
     await two.view()
     may_write = one.process.store.hold_writes()
     removing = asyncio.ensure_future(one.append("ann", REMOVE))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not one.process.store.writes or one.process.store.writes[-1] != [(GROUP, 4)]:
             await asyncio.sleep(0.01)
     two.process.store.hold_writes()  # nor can this one make up for it
@@ -271,7 +271,7 @@ async def test_a_batch_has_one_result_each(chat: ChatSite) -> None:
         ],
         take,
     )
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 30)
     assert [code(results[index]) for index in range(5)] == ["ok", 103, 107, "ok", "ok"]
 
 

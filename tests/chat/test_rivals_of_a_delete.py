@@ -33,7 +33,7 @@ def submitted(replica: Replica, author: str, event: Json) -> asyncio.Future[Any]
 
 
 async def numbered(chat: ChatSite, offset: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await chat.log())[-1].offset < offset:
             await asyncio.sleep(0.005)
 
@@ -79,11 +79,11 @@ async def test_a_delete_behind_an_event_that_deletes_the_same_message(chat: Chat
 
         hot.append = append_later
         rival = submitted(one, "ann", delete)
-        await asyncio.wait_for(is_numbering.wait(), 5)
+        await asyncio.wait_for(is_numbering.wait(), 30)
     begun = submitted(two, "bob", purge if first == "purge" else delete)
     await numbered(chat, edit + 1)
     if when != "readable with it":
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await two.process.log.open(GROUP)).top < edit + 1:
                 await asyncio.sleep(0.005)
     if rival is None:
@@ -95,7 +95,7 @@ async def test_a_delete_behind_an_event_that_deletes_the_same_message(chat: Chat
             live.state.messages.clear()
         one_may_number.set()
     await numbered(chat, edit + 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await one.process.log.open(GROUP)).top < edit + 2:
             await asyncio.sleep(0.005)
     fresh = chat.replica()
@@ -179,7 +179,7 @@ async def test_who_found_a_reply_erased_does_not_believe_who_counted_it(chat: Ch
 
     hot.commit = commit_later
     deleting = submitted(one, "bob", {"kind": "delete", "of": reply})
-    await asyncio.wait_for(is_erased.wait(), 5)
+    await asyncio.wait_for(is_erased.wait(), 30)
     live = await two.conversations.current(GROUP)
     assert live.uncounted == {reply: reply + 2}
     await two.conversations.prepare(live, events.Message(text="y", thread=root))  # the other one has written it

@@ -75,7 +75,7 @@ async def balancer(folder: Path, per_address: int) -> AsyncIterator[Ask]:
             finally:
                 writer.close()
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     await ask(PLAIN)

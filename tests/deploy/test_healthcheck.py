@@ -44,7 +44,7 @@ class Container:
     async def is_healthy(self) -> bool:
         """With the options of the image's HEALTHCHECK."""
         process = await asyncio.create_subprocess_exec(sys.executable, "-I", "-S", self._script)
-        return await asyncio.wait_for(process.wait(), 10) == 0
+        return await asyncio.wait_for(process.wait(), 30) == 0
 
 
 @pytest.fixture

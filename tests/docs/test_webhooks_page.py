@@ -79,7 +79,7 @@ async def test_the_receiver_as_printed_ends_with_the_true_history(
 ) -> None:
     true: dict[str, list[tuple[int, str]]] = {}
     async with dispatching(redis_url, endpoint(receiver.url, tmp_path, events=frozenset(EventType))):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "" not in receiver.history:  # the gap of the new group
                 await asyncio.sleep(0.05)
         for number in range(60):
@@ -89,7 +89,7 @@ async def test_the_receiver_as_printed_ends_with_the_true_history(
                 await redis_conn.xadd(
                     keys.commits(keys.feed_shard("room")), {"c": "room", "e": "E", "o": number + 1, "a": user, "t": 1}
                 )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while sum(map(len, receiver.history.values())) < 64:
                 await asyncio.sleep(0.05)
     assert [one["type"] for one in receiver.history.pop("")] == ["gap"]

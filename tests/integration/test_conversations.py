@@ -180,7 +180,7 @@ async def test_c14_while_persistence_is_away_members_stay_and_nobody_new_gets_in
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
     cid = await site.connected(edge, "cid")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await cid.code(subscribe={"channel": channel}) == 100:
             await asyncio.sleep(0.1)
     stranger = await site.connected(edge, "stranger")

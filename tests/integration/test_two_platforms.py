@@ -66,7 +66,7 @@ async def test_neither_channels_nor_commands_nor_incarnations_mix(production: St
             f"{staging.http_urls[0]}/api/disconnect", json={"user": "ann"}, headers={"X-API-Key": staging.api_key}
         )
         assert "result" in response.json(), response.text
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await bob.socket.wait_closed()
         assert bob.socket.close_code == 3503
         await ann.publish("tick:a", {"still": "here"})

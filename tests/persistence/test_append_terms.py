@@ -131,7 +131,7 @@ async def test_edges_find_the_flags_in_the_publication_and_plain_ones_have_none(
         await pubsub.subscribe(keys.pub(CHANNEL))
         await append(stub, item(COUNTS | ERASES), item(0, 0), plain())
         heard: list[bytes] = []
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(heard) < 3:
                 if (message := await pubsub.get_message(timeout=1)) and message["type"] == "message":
                     heard.append(message["data"].split(b" ", 2)[2])

@@ -231,7 +231,7 @@ async def test_bytes_that_are_left_where_very_much_is_not_stored_go_with_a_later
     items = [Item(os.urandom(16), b"x", "bob", str(number)) for number in range(erasing.MOST_WRITTEN + 1)]
     requests = [Request(CHANNEL, item, 100, 3_600) for item in items]
     waiting = asyncio.gather(append(process.log, requests[:200]), append(other.log, requests[200:]))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await site.client.xlen(keys.log(CHANNEL)) < 9 + len(items):
             await asyncio.sleep(0.01)
     await process.log.erase(CHANNEL, {5: GONE})

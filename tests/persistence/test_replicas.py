@@ -117,7 +117,7 @@ class Edge:
 
 async def read(edge: Edge, channel: str, since: int) -> HistoryPage:
     """A page, as soon as the process can be reached again."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await edge.store.read(channel, since_offset=since, limit=100, reverse=False, max_bytes=1 << 30)

@@ -57,7 +57,7 @@ async def test_results_of_others_do_not_keep_a_batch_from_being_said_to_be_in_ha
     said = of_appends()
     said.expect(1)
     told = 0
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while not told:
             said.expect(1)(0, ACKED)
             response = await said.next()

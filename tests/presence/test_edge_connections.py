@@ -114,7 +114,6 @@ async def test_connections_go_together_and_no_member_waits_for_them(
         return await change(lease, changes)
 
     monkeypatch.setattr(server.roster, "change", counting)
-    monkeypatch.setattr(presence_client, "_LINGER_S", 0.5)
     client.online("bob", "c0", since_ms=1)
 
     async def all_there() -> bool:
@@ -122,12 +121,12 @@ async def test_connections_go_together_and_no_member_waits_for_them(
 
     await until(all_there)
     batches.clear()
+    monkeypatch.setattr(presence_client, "_LINGER_S", 600.0)
     for number in range(40):
         client.online(f"u{number}", f"c{number}", since_ms=1)
         await asyncio.sleep(0.002)
-    began = time.monotonic()
-    assert await enter(client, "c0")
-    assert time.monotonic() - began < 0.4, "a member waited for connections"
+    async with asyncio.timeout(30):  # or a member waited for connections
+        assert await enter(client, "c0")
     assert sum(batches) == 41
     assert len(batches) == 1, "they did not go together"
 

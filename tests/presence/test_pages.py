@@ -101,7 +101,7 @@ async def test_a_roster_is_put_in_order_though_its_reader_gave_up(
     while not await redis_conn.exists(ORDER):
         await asyncio.sleep(0.001)
     asked.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await redis_conn.zcard(ORDER) < 1_100:
             await asyncio.sleep(0.01)
 

@@ -21,7 +21,7 @@ from tests.support.grpc import ScriptedServer, Stub
 from tests.support.ipv6 import needs_ipv6
 from thalamus.persistence.v1 import persistence_pb2 as pb
 
-LIMIT_S = 8.0
+LIMIT_S = 30.0
 HOSTS = [
     ("127.0.0.1", {"127.0.0.1"}),
     ("::1", {"::1"}),

@@ -13,7 +13,7 @@ import pytest
 from services.shared.process import collector
 from services.shared.process.cancellation import end_task
 
-LIMIT_S = 8.0
+LIMIT_S = 30.0
 
 
 class Cycle:

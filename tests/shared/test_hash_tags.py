@@ -165,7 +165,7 @@ async def use_edge(redis: RedisPipeline) -> None:
     await limits.close()
     table = RedisSessionTable(redis, leases, lambda: 1.0)
     table.opened("digest")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while table._pending:  # noqa: SLF001
             await asyncio.sleep(0.01)
     await table.close()

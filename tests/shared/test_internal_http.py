@@ -104,7 +104,7 @@ async def test_what_is_no_request_harms_nobody(server: InternalHttp, sent: bytes
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(sent)
     writer.write_eof()
-    await asyncio.wait_for(reader.read(), 2)
+    await asyncio.wait_for(reader.read(), 30)
     writer.close()
     assert (await get(server, "/healthz")).status_code == 200
 
@@ -114,7 +114,7 @@ async def test_the_first_request_is_answered_also_after_a_half_close(server: Int
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(request_ * 2)
     writer.write_eof()
-    response = await asyncio.wait_for(reader.read(), 2)
+    response = await asyncio.wait_for(reader.read(), 30)
     assert response.startswith(b"HTTP/1.1 200 OK\r\n")
     assert response.count(b"HTTP/1.1 ") == 1
     assert b"\r\nconnection: close\r\n" in response.lower()
@@ -128,7 +128,7 @@ async def test_a_connection_that_sends_no_whole_request_ends(
     monkeypatch.setattr(internal_http, "_TIMEOUT_S", 0.2)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(sent)
-    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     writer.close()
 
 
@@ -139,7 +139,7 @@ async def test_more_connections_than_the_limit_are_closed(
     taken = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(3)]
     await asyncio.sleep(0)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     for _, one in [*taken, (reader, writer)]:
         one.close()
     await asyncio.sleep(0.05)
@@ -162,16 +162,17 @@ async def test_neither_time_nor_closing_wait_for_a_client_that_does_not_read(
     async def ask() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert await asyncio.wait_for(reader.read(8), 5) == b"HTTP/1.1"
+        assert await asyncio.wait_for(reader.read(8), 30) == b"HTTP/1.1"
         return reader, writer
 
     async def read_all(reader: asyncio.StreamReader) -> int:
         with contextlib.suppress(ConnectionResetError):
-            return len(await asyncio.wait_for(reader.read(), 5))
+            return len(await asyncio.wait_for(reader.read(), 30))
         return 0
 
+    monkeypatch.setattr(internal_http, "_TIMEOUT_S", 600.0)
     reader, late = await ask()
-    await asyncio.wait_for(server.close(), 1)
+    await asyncio.wait_for(server.close(), 30)
     assert await read_all(reader) < 16_000_000
     late.close()
     await server.start("127.0.0.1", 0)
@@ -202,7 +203,7 @@ async def test_what_is_no_http_writes_no_line_in_the_log(
 ) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"\x16\x03\x01 no HTTP\r\n\r\n")
-    assert (await asyncio.wait_for(reader.read(), 2)).startswith(b"HTTP/1.1 400 ")
+    assert (await asyncio.wait_for(reader.read(), 30)).startswith(b"HTTP/1.1 400 ")
     await get(server, "/healthz")
     writer.close()
     assert [one.getMessage() for one in caplog.records if one.name.startswith("uvicorn")] == []
@@ -215,11 +216,12 @@ async def test_settings_of_uvicorn_in_the_environment_are_not_read(monkeypatch: 
     await server.close()
 
 
-async def test_closing_does_not_wait_for_the_silent(server: InternalHttp) -> None:
+async def test_closing_does_not_wait_for_the_silent(server: InternalHttp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internal_http, "_TIMEOUT_S", 600.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     await get(server, "/healthz")
-    await asyncio.wait_for(server.close(), 1)
-    assert await asyncio.wait_for(reader.read(), 1) == b""
+    await asyncio.wait_for(server.close(), 30)
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     writer.close()
 
 

@@ -77,7 +77,7 @@ async def test_the_pub_sub_connection_and_the_heartbeat_log_in_with_it(
     await subscriber.start()
     await subscriber.subscribe("t:control")
     await guarded.publish("t:control", b"hello")
-    assert await asyncio.wait_for(received, 5.0) == b"hello"
+    assert await asyncio.wait_for(received, 30) == b"hello"
     await subscriber.close()
     heartbeat = RedisHeartbeat(address)
     counted = (await heartbeat.count_and_compare(Heartbeat(0, 0))).counted

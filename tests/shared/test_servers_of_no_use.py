@@ -103,7 +103,7 @@ async def test_a_replica_without_its_master(pair: Pair) -> None:
         pair.master.kill()
         pipeline = RedisPipeline(pair.replica_url)
         first = await connection_id(pipeline)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not str((await pipeline.execute([("GET", "t:x")], timeout_s=2))[0]).startswith("MASTERDOWN"):
                 await asyncio.sleep(0.05)
         assert await connection_id(pipeline) > first

@@ -85,5 +85,5 @@ async def test_a_service_runs_until_it_is_stopped_or_a_task_fails() -> None:
     with pytest.raises(ValueError, match="because"):
         await until_stopped(stopping, endless, asyncio.ensure_future(fail()))
     stopping.set()
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 30)
     endless.cancel()

@@ -95,7 +95,7 @@ class ChatServer:
         )
         self.replicas = Replicas(f"127.0.0.1:{self._server.port}", service_token=None, service="edge")
         await self.replicas.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not self.replicas.is_ready():
                 await asyncio.sleep(0.005)
         return self

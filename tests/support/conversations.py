@@ -130,7 +130,7 @@ class Talker(Client):
     async def ask(self, **request: Any) -> dict[str, Any]:
         """The whole reply to one command, within 5 s."""
         number = await self.post(**request)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 for line in self.lines:
                     if line.get("id") == number:

@@ -164,7 +164,7 @@ class Rig:
     async def open_stream(
         self,
         *,
-        deadline_s: float = 3.0,
+        deadline_s: float = 20.0,
         max_waiting: int = 10_000,
         max_items: int = 256,
         max_bytes: int = 1 << 20,

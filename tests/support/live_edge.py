@@ -90,7 +90,7 @@ class LiveEdge:
                 asyncio.create_task(self.granter.run()),
                 asyncio.create_task(self.node.connection_caps.run()),
             ]
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while not (self.broker.is_ready and (self.broker.leases.is_held or not self._polls)):
                 await asyncio.sleep(0.005)
         return self

@@ -52,7 +52,7 @@ class Participant:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await self._say({"do": "end"})
                 await self._process.wait()
         except (TimeoutError, ConnectionError):

@@ -98,7 +98,7 @@ class ServedEdge:
     async def __aenter__(self) -> Self:
         if self._redis is not None:
             await self._redis.start(self.node.hub, lambda payload: None)
-            async with asyncio.timeout(8):
+            async with asyncio.timeout(30):
                 while not self._redis.is_ready:
                     await asyncio.sleep(0.005)
         await self.server.start("127.0.0.1", 0)

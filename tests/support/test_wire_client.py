@@ -87,7 +87,7 @@ async def test_pings_are_counted_and_answered_only_where_asked(auto_pong: bool) 
     async with talking_to(script, auto_pong=auto_pong) as client:
         await client.wait_for(lambda: True if client.pings else None, "ping")
         await client.send("last")
-        assert await asyncio.wait_for(received.get(), 5) == ("{}" if auto_pong else "last")
+        assert await asyncio.wait_for(received.get(), 30) == ("{}" if auto_pong else "last")
 
 
 async def test_a_close_is_told_with_code_and_reason_and_fails_what_waits() -> None:

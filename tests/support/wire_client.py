@@ -23,6 +23,7 @@ from tests.support import protobuf_by_hand as by_hand
 JsonObject = dict[str, Any]
 T = TypeVar("T")
 _MAX_LINES = 1_000_000
+_CLOSE_S = 5.0  # longest wait for a server that does not close in turn
 _LONGEST_INT = 4_000  # Python itself reads no integer of more than 4,300 digits: longer ones stay texts
 
 
@@ -51,7 +52,7 @@ class WireClient:
         url: str,
         *,
         auto_pong: bool = True,
-        deadline_s: float = 5.0,
+        deadline_s: float = 30.0,
         headers: Mapping[str, str] | None = None,
         origin: str | None = None,
         subprotocols: Sequence[str] = (),
@@ -85,7 +86,7 @@ class WireClient:
                 subprotocols=[Subprotocol(one) for one in self._subprotocols] or None,
                 compression=None,
                 ping_interval=None,
-                close_timeout=self.deadline_s,
+                close_timeout=min(self.deadline_s, _CLOSE_S),
                 max_size=None,
                 max_queue=None,
                 proxy=None,

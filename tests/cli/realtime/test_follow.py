@@ -152,7 +152,7 @@ async def test_a_connection_that_expires_is_refreshed_in_time(seen: Seen) -> Non
 
     async with server([part]) as url:
         following = asyncio.ensure_future(seen.follower(url, WireClient({"room": None}), new_token).run())
-        frame = json.loads(await asyncio.wait_for(refreshed, 10))
+        frame = json.loads(await asyncio.wait_for(refreshed, 30))
         following.cancel()
         await asyncio.wait([following])
     assert frame["refresh"] == {"token": "fresh"}

@@ -43,6 +43,6 @@ def lose_subscriptions(broker: RedisBroker) -> None:
 
 async def sessions_written(broker: RedisBroker) -> None:
     """Wait until Redis has all that this edge says in the session table."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while broker.session_table._pending:  # noqa: SLF001
             await asyncio.sleep(0.005)

@@ -53,7 +53,7 @@ class Site:
         return True
 
     async def until_it(self, works: bool) -> None:
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while await self.works() is not works:
                 await asyncio.sleep(0.01)
 

@@ -47,7 +47,7 @@ async def test_what_is_told_is_what_is_kept(control_log: RedisControlLog, redis_
         for payload in (b'{"op":"one two"}', b"\x00\xff\n"):
             assert await control_log.append(payload) == 1
         published: list[ControlCommand] = []
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while len(published) < 2:
                 message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
                 published += [parse_command(message["data"])] if message else []

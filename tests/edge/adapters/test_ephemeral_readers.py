@@ -90,7 +90,7 @@ class Edges:
         broker = RedisBroker(self.url)
         await broker.start(listener, lambda payload: None)
         self.running.append(broker)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not broker.is_ready:
                 await asyncio.sleep(0.005)
         return broker
@@ -109,7 +109,7 @@ def heard(listener: Listener) -> list[bytes]:
 
 
 async def until_published(broker: RedisBroker, publication: Publication) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not await broker.publish_ephemeral(CHANNEL, publication):
             await asyncio.sleep(0.02)
 
@@ -135,7 +135,7 @@ async def test_nothing_is_published_beside_an_edge_of_before(
     await client.aclose()
     await until_published(second, Publication(b"4"))
     for listener in listeners:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while heard(listener)[-1:] != [b"4"]:
                 await asyncio.sleep(0.005)
         assert heard(listener) == [b"1", b"4"]

@@ -34,7 +34,7 @@ CHANNEL = "live:incarnation"
 async def append(broker: RedisBroker, data: str, channel: str = CHANNEL) -> AppendResult:
     publication = Publication(data.encode(), None, {}, os.urandom(16), "", 1)
     key = os.urandom(8).hex()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await broker.append(
@@ -45,7 +45,7 @@ async def append(broker: RedisBroker, data: str, channel: str = CHANNEL) -> Appe
 
 
 async def top(broker: RedisBroker) -> StreamPosition:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 return await broker.top(CHANNEL)
@@ -61,7 +61,7 @@ class Store:
         self._heartbeat = RedisHeartbeat(url)
 
     async def heartbeat(self) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 try:
                     beaten = await self._heartbeat.count_and_compare(self.kept)

@@ -65,7 +65,7 @@ def failures(name: str = "them") -> float:
 async def after_failures(count: int, act: Callable[[], object] = lambda: None) -> None:
     before = failures()
     act()
-    await until(lambda: failures() >= before + count, 10)
+    await until(lambda: failures() >= before + count)
 
 
 @pytest.mark.parametrize("algorithm", PRIVATE)
@@ -111,7 +111,7 @@ async def test_an_edge_that_starts_while_the_issuer_is_down_has_its_keys_when_it
         assert not believes(keyring)
         assert ISSUER_FETCHED.labels("them")._value.get() == 0  # noqa: SLF001
         await issuer.start()
-        await until(lambda: believes(keyring), 10)
+        await until(lambda: believes(keyring))
         assert time.time() - ISSUER_FETCHED.labels("them")._value.get() < 60  # noqa: SLF001
 
 
@@ -167,7 +167,7 @@ async def test_a_bad_answer_changes_nothing_and_is_counted_and_logged(
         assert len(lines) == 1
         assert lines[0].__dict__["issuer"] == "them"
         issuer.says = answer(key_set(jwk_of("ES256")))
-        await until(lambda: believes(keyring, "ES256"), 10)
+        await until(lambda: believes(keyring, "ES256"))
 
 
 async def test_an_answer_that_trickles_is_given_up(issuer: Issuer) -> None:
@@ -176,7 +176,7 @@ async def test_an_answer_that_trickles_is_given_up(issuer: Issuer) -> None:
         await after_failures(1)
         assert not keyring.has_issuer_keys
         issuer.portion, issuer.pause_s = 1 << 20, 0.0
-        await until(lambda: believes(keyring), 10)
+        await until(lambda: believes(keyring))
 
 
 async def test_a_certificate_that_nobody_trusts_is_refused_and_one_of_the_environment_accepted(
@@ -193,7 +193,7 @@ async def test_a_certificate_that_nobody_trusts_is_refused_and_one_of_the_enviro
         assert not keyring.has_issuer_keys
         assert issuer.requests == []
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        await until(lambda: believes(keyring), 10)
+        await until(lambda: believes(keyring))
     await issuer.stop()
 
 
@@ -227,7 +227,7 @@ async def test_closing_does_not_wait_for_an_answer(issuer: Issuer) -> None:
     keys = IssuerKeys({"them": issuer.url}, KeyRing(), within_s=60)
     await keys.start()
     await until(lambda: issuer.requests != [])
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await keys.close()
 
 

@@ -106,13 +106,13 @@ async def test_what_changed_while_no_auth_ran_is_heard_once_one_runs_again(site:
     kept, servicer = auth(("ann", 3))
     await site.start(servicer)
     await site.follow()
-    await until(heard(site, ("ann", 3)), 10)
+    await until(heard(site, ("ann", 3)))
     kept.add([ProfileVersion("bob", 1)])
-    await until(heard(site, ("bob", 1)), 10)
+    await until(heard(site, ("bob", 1)))
     await site.stop()
     _, servicer = auth(("ann", 3), ("cid", 5))
     await site.start(servicer)
-    await until(heard(site, ("cid", 5)), 10)
+    await until(heard(site, ("cid", 5)))
 
 
 async def test_the_longest_ids_that_there_may_be_fit_into_the_messages(site: Site) -> None:

@@ -36,7 +36,7 @@ async def change(auth: MemoryProfiles, by: LiveEdge, user: str, version: int) ->
 
 
 async def until_versions(edge: LiveEdge, expected: list[int], *users: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await versions(edge, *users) != expected:
             await asyncio.sleep(0.01)
 
@@ -80,7 +80,7 @@ async def test_changes_at_once_are_told_together_and_nobody_answers(
                 await change(auth, one, user, version)
         for user in users[::2]:
             one.profile_news.changed(user, 0)
-        await until(lambda: sum(len(command.versions) for command in told) >= 300, 5)
+        await until(lambda: sum(len(command.versions) for command in told) >= 300)
         await until_versions(two, [2] * 100, *users[:100])
         assert len(told) <= 4
         assert max(len(msgspec.json.encode(command)) for command in told) < 40_000
@@ -114,7 +114,7 @@ async def test_an_edge_that_was_cut_off_reads_of_the_change_once_it_is_connected
             proxy.heal()
             assert await versions(cut, "ann") == [3]
             assert await versions(whole, "ann") in ([2], [3])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while await versions(whole, "ann") != [3]:
                     await asyncio.sleep(0.02)
     finally:
@@ -174,7 +174,7 @@ async def test_what_redis_does_not_take_is_told_again_with_what_has_changed_mean
     news = ProfileNews(Cluster().edge(), tell, pause_s=0.01)
     news.changed("ann", 1)
     news.changed("cid", 0)
-    await until(lambda: told, 5)
+    await until(lambda: told)
     assert told == [{"ann": 2, "bob": 5, "cid": 0, "dan": 1}]
 
 
@@ -189,7 +189,7 @@ async def test_after_a_minute_without_redis_nothing_is_told_any_more() -> None:
 
     news = ProfileNews(tokens.edge(), tell, pause_s=0.001)
     news.changed("ann", 1)
-    await until(lambda: len(tries) == 4, 5)
+    await until(lambda: len(tries) == 4)
     await asyncio.sleep(0.05)
     assert tries == [1_000.0, 1_025.0, 1_050.0, 1_075.0]
 
@@ -205,5 +205,5 @@ async def test_between_two_commands_is_a_pause_however_many_profiles_change() ->
     for number in range(60):
         news.changed("ann", number + 1)
         await asyncio.sleep(0.005)
-    await until(lambda: len(at) >= 3, 5)
+    await until(lambda: len(at) >= 3)
     assert min(later - earlier for earlier, later in itertools.pairwise(at)) > 0.09

@@ -84,7 +84,7 @@ async def test_no_position_is_acknowledged_twice(
         for number in range(executed):
             sent.append(begin(broker, f"executed {number}", keyed=rng.random() < 0.5))
             await asyncio.sleep(0.01)  # a batch of its own
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while int(await client.hget(keys.meta(CHANNEL), "top") or 0) < len(before) + executed:
                 await asyncio.sleep(0.005)
         for number in range(behind):

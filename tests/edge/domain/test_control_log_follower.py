@@ -105,7 +105,7 @@ async def test_what_pub_sub_lost_without_a_sign_is_found_by_looking_now_and_then
     edge = Edge(log, check_s=0)
     log.command()
     running = asyncio.create_task(edge.follower.run())
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while not edge.done:
             await asyncio.sleep(0)
     await end_task(running)
@@ -119,12 +119,12 @@ async def test_an_order_comes_again_while_redis_is_away_or_too_much_runs(edge: E
     await settle()
     log.down = False
     reads = log.reads
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while log.reads == reads:
             await asyncio.sleep(0.01)
     assert not edge.done
     edge.is_busy = False
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while not edge.done:
             await asyncio.sleep(0.01)
     assert edge.done == [1]

@@ -76,7 +76,7 @@ async def test_a_presence_that_does_not_answer_keeps_nobody(monkeypatch: pytest.
 
     cluster.presence.written = never  # type: ignore[method-assign]
     async with drained(cluster) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while client.closed is None:
                 await asyncio.sleep(0.01)
         assert client.closed == (3001, "shutdown")
@@ -99,7 +99,7 @@ async def test_clients_are_sent_away_spread_over_the_grace(monkeypatch: pytest.M
     assert 0 < gone[0] < 15
     assert 10 < gone[4] < 35
     assert gone[-1] == 40
-    await asyncio.wait_for(work, 5)
+    await asyncio.wait_for(work, 30)
     assert {client.closed for client in clients} == {(3001, "shutdown")}
 
 
@@ -117,4 +117,4 @@ async def test_who_comes_during_a_drain_is_sent_away_too_and_who_stays_is_not_wa
     assert first.closed == late.closed == (3001, "shutdown")
     assert not work.done(), "both are there still"
     await cluster.advance(1.0)
-    await asyncio.wait_for(work, 5)
+    await asyncio.wait_for(work, 30)

@@ -169,11 +169,11 @@ async def test_auth_is_not_asked_for_a_change_that_would_be_too_late() -> None:
 
 
 async def test_a_change_that_auth_does_not_answer_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHANGE_S", 2.7)
-    two = Two(append_s=2.6)  # a tenth of a second is left
+    monkeypatch.setattr(module, "_CHANGE_S", 600.0)
+    two = Two(append_s=599.9)  # a tenth of a second is left
     hangs = asyncio.Event()
     monkeypatch.setattr(two.auth, "take_grants", lambda *_: hangs.wait())
-    async with asyncio.timeout(1.0):
+    async with asyncio.timeout(30):
         with pytest.raises(Unavailable):
             await two.one_granter.take("ann", [], [])
     assert two.commands.asked == []

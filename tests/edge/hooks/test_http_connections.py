@@ -47,7 +47,7 @@ async def asking(serve: Serve, kept_s: float = LONG_S) -> AsyncIterator[tuple[Ba
     port = server.sockets[0].getsockname()[1]
     connections = Connections("127.0.0.1", port, tls=None, most_bytes=MOST_BYTES, kept_s=kept_s)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             yield backend, connections
     finally:
         connections.close()
@@ -285,7 +285,7 @@ async def test_what_has_come_unread_behind_an_answer_is_not_read_as_the_next_one
         thread.start()
         connections = Connections("127.0.0.1", server.getsockname()[1], tls=None, most_bytes=MOST_BYTES, kept_s=LONG_S)
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert await ask(connections) == b"{}"
                 go.set()
                 assert written.wait(5)  # the event loop does nothing meanwhile
@@ -315,7 +315,7 @@ async def test_an_address_that_does_not_answer_does_not_keep_from_the_next(monke
 
             monkeypatch.setattr(type(asyncio.get_running_loop()), "getaddrinfo", getaddrinfo)
             try:
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(30):
                     return await ask(connections)
             finally:
                 connections.close()

@@ -126,7 +126,7 @@ async def test_a_grpc_backend_that_is_down_is_found_again(serve: Serve) -> None:
         assert (error["code"], error["message"]) == (113, "hook: unreachable")
         async with (
             serving(decide, port),
-            asyncio.timeout(8),
+            asyncio.timeout(30),
         ):
             while "publish" not in await client.reply(await client.post(publish={"channel": "chat:a", "data": 1})):
                 await asyncio.sleep(0.1)
@@ -238,7 +238,7 @@ async def test_whatever_an_extension_does_only_its_command_fails(
             (record,) = [record for record in caplog.records if record.message == "a hook failed"]
             assert record.exc_info
             assert isinstance(record.exc_info[1], RuntimeError)
-        async with asyncio.timeout(3):  # after a timeout it is asked again at once
+        async with asyncio.timeout(30):  # after a timeout it is asked again at once
             while "publish" not in await client.reply(await client.post(publish={"channel": "chat:a", "data": "fine"})):
                 await asyncio.sleep(0.02)
 

@@ -80,7 +80,7 @@ async def test_1_protobuf_is_spoken_in_binary_frames(subprotocols: list[str]) ->
             command = official.Command(id=1, connect=official.ConnectRequest(**connect_command("alice")["connect"]))
             body = command.SerializeToString()
             await socket.send(bytes((len(body) & 0x7F | 0x80, len(body) >> 7)) + body)
-            message = await asyncio.wait_for(socket.recv(), 5)
+            message = await asyncio.wait_for(socket.recv(), 30)
             assert isinstance(message, bytes)
             assert message[0] == len(message) - 1
             reply = official.Reply.FromString(message[1:])

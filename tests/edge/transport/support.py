@@ -19,7 +19,7 @@ from services.edge.transport.server import EdgeServer
 from services.edge.transport.websocket.connection import WebSocketConnection
 from services.edge.transport.websocket.frames import binary_frame, text_frame
 
-LIMIT_S = 8.0
+LIMIT_S = 30.0
 PATH = "/connection/websocket"
 KEY = base64.b64encode(bytes(range(16))).decode()
 

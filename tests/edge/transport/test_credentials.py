@@ -150,6 +150,6 @@ async def test_a_client_that_leaves_during_the_lookup_leaves_nothing_behind(serv
         client.write(with_ticket())
         await authenticator.waiting.wait()
     authenticator.release.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while served.listener.websockets or served.listener.heads or served.counted_addresses:
             await asyncio.sleep(0.01)

@@ -71,13 +71,13 @@ async def test_nothing_is_taken_back_before_it_has_arrived(site: Site, run: Run,
     await run.read()
     await run.decide()
     await run.look_again()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await courier.step()
         while len(courier.sending.under_way) > 1:
             await asyncio.sleep(0.01)
     assert way.ended == []
     way.may_end.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(way.ended) < 2:
             await make_due(run.conn, DUE, 0)
             await courier.step()

@@ -231,7 +231,7 @@ async def test_an_endpoint_that_hangs_delays_no_other_one(
             receiver.choose = lambda _: Manner.HANG
             for each in range(20):
                 await tell(redis_conn, "connect", f"u{each}")
-            await until(lambda: len(told(healthy)) == 20, 5)
+            await until(lambda: len(told(healthy)) == 20)
             assert receiver.of(Manner.HANG)
             assert told(receiver) == []
 
@@ -247,7 +247,7 @@ async def test_a_stopped_dispatcher_lets_another_one_send_at_once(
         await until(lambda: receiver.of(Manner.HANG))
     receiver.choose = lambda _: Manner.TAKE
     async with dispatching(redis_url, slow):
-        await until(lambda: told(receiver), 5)
+        await until(lambda: told(receiver))
     assert receiver.requests[-1].id == receiver.of(Manner.HANG)[0].id
 
 

@@ -111,7 +111,7 @@ async def test_what_is_sent_in_parts_waits_for_the_client_and_ends_with_it() -> 
     cluster = Cluster()
     client = await connected(cluster, cluster.edge())
     session = client.session
-    await asyncio.wait_for(session.until_replies_taken(), 1)
+    await asyncio.wait_for(session.until_replies_taken(), 30)
     client.connection.replies_wait = True
     session.push_recovered(Subscription(session, "a", session.info()), [Publication(b"1")])
     parts = [asyncio.create_task(session.until_replies_taken()) for _ in range(2)]
@@ -134,7 +134,7 @@ async def test_whoever_waits_for_a_client_learns_that_it_is_gone(ended_here: boo
         client.session.disconnect(EndReason.DISCONNECTED)
     else:
         await client.hang_up()
-    await asyncio.wait_for(part, 1)
+    await asyncio.wait_for(part, 30)
     assert client.session.is_over
 
 
