@@ -52,7 +52,7 @@ class Listener:
         self.reconnects += 1
 
     async def until(self, count: int) -> list[Publication]:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while len(self.received) < count:
             assert time.monotonic() < deadline, self.received
             await asyncio.sleep(0.005)

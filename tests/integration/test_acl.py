@@ -198,7 +198,7 @@ async def test_everything_works_for_users_that_may_do_nothing_else(
         await bob.subscribe(room)
         assert len((await ann.call(presence={"channel": room}))["presence"]) == 2
         await asyncio.to_thread(stack.kill9, "edge-2")
-        await ann.push(room, "leave", LEASE_S + 12)
+        await ann.push(room, "leave", LEASE_S + 60)
         assert len((await ann.call(presence={"channel": room}))["presence"]) == 1
     await asyncio.to_thread(stack.start, "edge-2")
 

@@ -34,7 +34,7 @@ async def test_a_drained_edge_hands_its_clients_over_and_nobody_is_seen_leaving(
             started = time.monotonic()
 
             async def hand_over(number: int, client: WireClient) -> float:
-                code, reason = await client.expect_close(GRACE_S + 3)
+                code, reason = await client.expect_close(GRACE_S + 60)
                 assert (code, reason) == (3001, "shutdown")
                 took_s = time.monotonic() - started
                 moved = await exits.enter_async_context(WireClient(stack.ws_urls[1]))

@@ -264,7 +264,7 @@ async def test_who_is_online_is_known_on_every_edge(site: Site) -> None:
     asking = await site.client("bob", 0)
 
     async def online(user: str, **expected: Any) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while True:
             found = (await rpc(asking, "online", users=[user]))["users"][user]
             assert (await site.api("presence_online", 1, users=[user]))["users"].keys() == {user}
@@ -316,7 +316,7 @@ async def test_a_storm_of_joins_is_told_slowly_and_ends_as_it_is(site: Site) -> 
                 seen.pop(push["leave"]["info"]["client"], None)
         return seen == expected or None
 
-    await watcher.wait_for(is_right, "the members as they are", 15)
+    await watcher.wait_for(is_right, "the members as they are")
     events = len(watcher.pushes(hall, "join")) + len(watcher.pushes(hall, "leave"))
     assert events <= at_once + 20 * (time.monotonic() - began + SLACK_S) + 10
 

@@ -44,7 +44,7 @@ async def rig(server: ScriptedServer) -> AsyncIterator[Rig]:
     await made.close()
 
 
-async def call_open(replicas: Replicas, timeout_s: float = 2.0, name: str = "chat:1") -> pb.OpenResponse:
+async def call_open(replicas: Replicas, timeout_s: float = 20.0, name: str = "chat:1") -> pb.OpenResponse:
     return await replicas.call(lambda channel: Stub(channel).Open(pb.OpenRequest(channel=name)), timeout_s)
 
 

@@ -50,13 +50,13 @@ def test_a_child_dies_when_its_parent_is_killed(mode: str) -> None:
     assert parent.stdout is not None
     try:
         child = int(parent.stdout.readline())
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while _command_of(child) != "sleep 60" and time.monotonic() < deadline:
             time.sleep(0.02)
         assert _command_of(child) == "sleep 60", "the guard becomes the command, under the same pid"
         parent.kill()
         parent.wait()
-        assert _group_is_empty_within(child, 5.0), "neither the child nor its watcher is left"
+        assert _group_is_empty_within(child, 30.0), "neither the child nor its watcher is left"
     finally:
         parent.kill()
         parent.communicate()

@@ -72,7 +72,7 @@ class Follower:
         if self._client is not None:
             self._client.abort()
 
-    async def until(self, condition: Callable[[Heard], bool], what: str, timeout_s: float = 20.0) -> None:
+    async def until(self, condition: Callable[[Heard], bool], what: str, timeout_s: float = 60.0) -> None:
         """Wait until it is so."""
         deadline = asyncio.get_running_loop().time() + timeout_s
         while not condition(self.heard):

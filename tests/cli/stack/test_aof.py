@@ -31,7 +31,7 @@ class Server:
         self.client = redis.Redis(port=self.port, decode_responses=True)
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while True:
             try:
                 self.client.ping()

@@ -18,6 +18,7 @@ from tests.integration.bad_inputs.site import (
     check_logs,
     command,
 )
+from tests.support.lateness import Lateness
 from tests.support.wire_client import WireClient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -176,7 +177,7 @@ async def test_B30_over_the_burst_is_111_and_not_done_and_ends_by_itself(site: S
         for error in refused:
             assert (error["code"], error["temporary"], error["message"]) == (111, True, "too many requests")
             assert 0 < error["retry_after_ms"] <= 1_000 / RATE
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 30
         while "error" in (reply := await client.reply(await client.post(presence_stats={"channel": name}))):
             assert reply["error"]["code"] == 111
             assert time.monotonic() < deadline
@@ -215,26 +216,27 @@ async def test_B30_connect_and_unsubscribe_are_not_counted(site: Site) -> None:
 
 
 async def test_B30_a_flood_that_is_kept_up_closes_3013(site: Site) -> None:
-    async with site.client(0, "mallory", "chat:bad") as client:
-        refused_at = slowest_s = 0.0
-        deadline = time.monotonic() + 15
-        closing = asyncio.create_task(client.expect_close(20))
+    async with Lateness() as late, site.client(0, "mallory", "chat:bad") as client:
+        refused_at = refused_late_s = slowest_s = 0.0
+        deadline = time.monotonic() + 60
+        closing = asyncio.create_task(client.expect_close(60))
         number = 5_000
         while not closing.done():
             assert time.monotonic() < deadline
             with contextlib.suppress(Exception):  # it may be closed before or while we send
                 await client.send(*(command("rpc", "{}", str(number + one)) for one in range(100)))
             number += 100
-            started = time.monotonic()
-            await site.check()  # the others go on
-            slowest_s = max(slowest_s, time.monotonic() - started)
+            async with Lateness() as checking:
+                await site.check()  # the others go on
+            slowest_s = max(slowest_s, checking.took_s)
             if not refused_at and any(line.get("error", {}).get("code") == 111 for line in client.lines):
-                refused_at = time.monotonic()
+                refused_at, refused_late_s = time.monotonic(), late.total_s
             await asyncio.wait([closing], timeout=0.1)
         lasted_s = time.monotonic() - refused_at
         assert await closing == (3013, "too many requests")
         assert refused_at
-        assert KEPT_UP_S - 0.5 < lasted_s < KEPT_UP_S + 2
+        assert lasted_s > KEPT_UP_S - 0.5
+        assert lasted_s - (late.total_s - refused_late_s) < KEPT_UP_S + 2
         assert slowest_s < 1
         assert {line["error"]["code"] for line in client.lines if "error" in line} == {104, 111}
     async with site.client(0, "mallory", "chat:elsewhere") as again:
@@ -399,7 +401,7 @@ async def test_each_kind_raises_its_counter(site: Site, frame: str, counter: str
         seen = len(client.lines)
         await client.send(frame)
         await client.wait_for(lambda: client.lines[seen:] or client.socket.close_code, "answer")
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while await figure(site, counter) <= before:
             assert time.monotonic() < deadline
 

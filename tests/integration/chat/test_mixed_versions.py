@@ -44,7 +44,7 @@ async def answer_to_subscribe(client: ChatClient) -> int:
 
 async def until(mixed: ChatStack, edge: int, *, serves: bool) -> JsonObject:
     """Wait until an edge serves conversations, or answers 100; the last answer."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 30
     async with Backend(mixed.stack, edge) as backend:
         while True:
             answer = await backend.raw("conversations.create", "ann", type="group", key=some_key())

@@ -268,7 +268,7 @@ async def test_c14_while_persistence_is_away_members_stay_and_nobody_comes_in_un
         assert (await stranger.try_subscribe(channel))["error"]["code"] == 103
         assert "subscribe" in await newcomer.try_subscribe(channel)
     sent = await backend.do("messages.send", VICTIM, channel=channel, text="back")
-    while (await owner.publication(channel, 10))["offset"] < sent["offset"]:
+    while (await owner.publication(channel))["offset"] < sent["offset"]:
         pass
 
 

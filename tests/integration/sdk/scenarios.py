@@ -27,7 +27,7 @@ from centrifuge import (
     SubscriptionEventHandler,
 )
 
-LIMIT_S = 15.0
+LIMIT_S = 40.0
 PROTOBUF = os.environ.get("SDK_ENCODING") == "protobuf"
 BACK_WITHIN_S = 60.0  # after a long time away: an SDK waits up to 20 s between two attempts
 
