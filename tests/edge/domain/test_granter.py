@@ -169,8 +169,8 @@ async def test_auth_is_not_asked_for_a_change_that_would_be_too_late() -> None:
 
 
 async def test_a_change_that_auth_does_not_answer_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHANGE_S", 600.0)
-    two = Two(append_s=599.9)  # a tenth of a second is left
+    monkeypatch.setattr(module, "_CHANGE_S", 60.0)
+    two = Two(append_s=59.9)  # a tenth of a second is left
     hangs = asyncio.Event()
     monkeypatch.setattr(two.auth, "take_grants", lambda *_: hangs.wait())
     async with asyncio.timeout(30):
