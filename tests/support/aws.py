@@ -20,9 +20,9 @@ def client(service: str, address: str) -> Any:
 
 
 def listed(client: Any, operation: str, **arguments: str) -> list[Any]:
-    """All that an operation lists, such as `list_tables`: one request returns no more than the first 50 or 100.
+    """All that an operation lists, such as `list_tables`.
 
-    Tests share a server, so that what they look for may be on any page.
+    One request returns no more than the first 50 or 100, and tests share a server.
     """
     paginator = client.get_paginator(operation)
     (names,) = paginator.result_keys

@@ -44,7 +44,7 @@ class RedisServer:
         return self._process.pid
 
     def start(self, *, whole: bool = True) -> None:
-        """Return once it answers, within a minute. `whole`: also say that it has lost nothing."""
+        """Return once it answers. `whole`: also say that it has lost nothing."""
         log = (self._directory / "log").open("ab")
         settings = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._directory), "--save", ""]
         settings += ["--appendonly", "yes", "--appendfsync", "everysec", "--maxmemory-policy", "noeviction"]
