@@ -167,6 +167,19 @@ async def test_a_full_group_refuses_whom_it_has_invited_with_the_reason(one: Rep
     assert code(await one.append("dan", {"kind": "member", "op": "join"})) == 103
 
 
+async def test_what_was_said_before_a_member_may_look_is_not_there(one: Replica) -> None:
+    """Mutant: whoever answers in a thread is not asked whether they may see its root."""
+    said = await one.say("ann")
+    await one.did("ann", {"kind": "member", "op": "add", "user": "eve", "from": said})
+    reaction = {"kind": "reaction", "of": said, "name": "x", "op": "add"}
+    for event in ({**MESSAGE, "thread": said}, reaction):
+        refused = await one.append("eve", event)
+        assert isinstance(refused, Refused)
+        assert refused.why == "no_message"
+        assert code(await one.append("bob", event)) == "ok"
+    assert code(await one.append("eve", MESSAGE)) == "ok"
+
+
 # Times.
 
 

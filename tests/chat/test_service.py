@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from services.persistence.chat.conversions import options_of
+from services.persistence.chat.new_events import Options
+from services.shared.errors import ThalamusError
 from services.shared.hotlog.hotlog import GRANTS
 from tests.persistence.test_replicas import Process
 from tests.support.chat import GROUP
@@ -63,6 +66,16 @@ async def connection(redis_url: str, tmp_path: Path) -> AsyncIterator[grpc.aio.C
 @pytest.fixture
 def stub(connection: grpc.aio.Channel) -> ChatServiceAsyncStub:
     return ChatServiceStub(connection)
+
+
+def test_options_are_those_of_the_event_and_checked_each_time() -> None:
+    """They are converted once. Mutant: whichever options came first."""
+    other = pb.NamespaceOptions(history_size=7, history_ttl_s=60, group_max_members=3, max_data_bytes=9)
+    for _ in range(2):
+        assert options_of(OPTIONS) == Options(100, 3_600, True, 100, 4_096)
+        assert options_of(other) == Options(7, 60, False, 3, 9)
+        with pytest.raises(ThalamusError):
+            options_of(pb.NamespaceOptions(history_size=7, history_ttl_s=60, group_max_members=3))
 
 
 async def test_members_of_a_group_talk_and_others_learn_nothing(

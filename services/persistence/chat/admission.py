@@ -34,6 +34,8 @@ def why_not(state: Conversation, event: Event, author: str, now_ms: int) -> Why 
 
     `now_ms`: Redis' clock, Unix ms. The messages that the event names must be in `state`, if there are any.
     """
+    if isinstance(event, events.Message) and event.thread is None:  # most events: it names no other message
+        return decide(state, event, author, now_ms - EARLIER_MS)
     if isinstance(event, events.Purge) and state.type is Type.DIRECT and author not in (PLATFORM, *state.members):
         return Why.NOT_ALLOWED
     if any(_is_hidden(state, author, offset) for offset in names(event)):

@@ -32,7 +32,7 @@ from services.persistence.chat.admission import EARLIER_MS, latest_ms, why_not
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.rights import Right
-from services.persistence.chat.domain.rules import Why, has_right
+from services.persistence.chat.domain.rules import has_right
 from services.persistence.chat.domain.state import PLATFORM
 from services.persistence.chat.erasing import Eraser, Folded
 from services.persistence.chat.erasure_marks import Mark
@@ -80,7 +80,7 @@ class _Attempt:
 
     def __init__(self, index: int, new: NewEvent, event: Event, on_result: OnResult, deadline: float) -> None:
         self.index, self.new, self.event, self.on_result, self.deadline = index, new, event, on_result, deadline
-        self.is_plain = isinstance(event, events.Custom) or (isinstance(event, events.Message) and event.thread is None)
+        self.is_plain = event.thread is None if isinstance(event, events.Message) else isinstance(event, events.Custom)
         self.key = new.key or key_of(event) or new.publication_id.hex()
         self.live: Live | None = None  # with which it was decided last
         self.mark: Mark | None = None  # of an event that erases something
@@ -126,7 +126,7 @@ class Appender:
 
         It may be called before this returns. What nothing must be waited for is appended in one batch.
         """
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+        deadline, now_ms = asyncio.get_running_loop().time() + _PATIENCE_S, self._now_ms()
         ready: list[_Attempt] = []
         requests: list[Request] = []
         to_mark: list[_Attempt] = []
@@ -140,16 +140,16 @@ class Appender:
             live = self._conversations.cached(one.channel)
             if (
                 live is None
-                or not all(map(live.knows, names(found)))
-                or self._why(live, attempt) is not None
+                or not (attempt.is_plain or all(map(live.knows, names(found))))
+                or why_not(live.state, found, one.author, now_ms) is not None
                 or self._waits(live, attempt)
             ):
                 self._start(self._decide(attempt), attempt)
             elif attempt.is_plain:
-                requests.append(self._request(live, attempt))
+                requests.append(self._request(live, attempt, now_ms))
                 ready.append(attempt)
             else:
-                marked.append(self._request(live, attempt))
+                marked.append(self._request(live, attempt, now_ms))
                 to_mark.append(attempt)
         if requests:
             self._log.append(requests, lambda index, outcome: self._settled(ready[index], outcome))
@@ -165,9 +165,8 @@ class Appender:
 
     # Deciding.
 
-    def _why(self, live: Live, attempt: _Attempt) -> Why | None:
-        """Return why the event is refused; what it names must be in memory."""
-        return why_not(live.state, attempt.event, attempt.new.author, int(self._clock() * 1_000))
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1_000)
 
     def _waits(self, live: Live, attempt: _Attempt) -> bool:
         """Whether slow mode holds for the event."""
@@ -176,7 +175,7 @@ class Appender:
             live.state.settings.slow_mode_s > 0
             and isinstance(attempt.event, (events.Message, events.Custom))
             and author != PLATFORM
-            and not has_right(live.state, author, Right.MODERATE, int(self._clock() * 1_000))
+            and not has_right(live.state, author, Right.MODERATE, self._now_ms())
         )
 
     async def _decide(self, attempt: _Attempt) -> None:
@@ -190,12 +189,13 @@ class Appender:
             pause_s *= 2
             live = await self._conversations.current(new.channel)
         await self._conversations.prepare(live, event)
-        why = self._why(live, attempt)
+        now_ms = self._now_ms()
+        why = why_not(live.state, event, new.author, now_ms)
         if why is not None:
-            code, word, text = answer(live.state, new.author, int(self._clock() * 1_000) - EARLIER_MS, why)
+            code, word, text = answer(live.state, new.author, now_ms - EARLIER_MS, why)
             await self._refuse(attempt, live, Refused(code, word, text))
             return
-        request = self._request(live, attempt)  # with the version that it was decided with, whatever comes meanwhile
+        request = self._request(live, attempt, now_ms)  # with the version that it was decided with
         if self._waits(live, attempt):
             seconds = live.state.settings.slow_mode_s
             wait_ms = await self._marks.wait_ms(new.channel, new.author, seconds, new.publication_id)
@@ -229,28 +229,25 @@ class Appender:
 
     # Numbering.
 
-    def _request(self, live: Live, attempt: _Attempt) -> Request:
+    def _request(self, live: Live, attempt: _Attempt, now_ms: int) -> Request:
         """Return what the log is to append, with the state's version as guard."""
-        new, attempt.live = attempt.new, live
-        latest = latest_ms(live.state, attempt.event, new.author, int(self._clock() * 1_000))
-        flags, is_guarded = flags_of(live.state, attempt.event, new.author)
-        return Request(
-            new.channel,
-            Item(
-                new.publication_id,
-                new.publication + _FLAG_BYTES[flags],
-                new.key_user,
-                attempt.key,
-                new.author,
-                flags,
-                live.mv if is_guarded else None,
-                latest,
-                hidden=not new.options.feed,
-                users=users_of(attempt.event, new.author) if flags & _OF_USERS else b"",
-            ),
-            new.options.history_size,
-            new.options.history_ttl_s,
+        attempt.live, event = live, attempt.event
+        channel, publication, publication_id, author, _, options, key_user, _, _ = attempt.new
+        history_size, history_ttl_s, feed, *_ = options
+        flags, is_guarded = flags_of(live.state, event, author)
+        item = Item(
+            publication_id,
+            publication + _FLAG_BYTES[flags],
+            key_user,
+            attempt.key,
+            author,
+            flags,
+            live.mv if is_guarded else None,
+            None if attempt.is_plain else latest_ms(live.state, event, author, now_ms),
+            not feed,  # hidden
+            users_of(event, author) if flags & _OF_USERS else b"",
         )
+        return Request(channel, item, history_size, history_ttl_s)
 
     async def _append_marked(self, attempts: Sequence[_Attempt], requests: Sequence[Request]) -> None:
         """Mark the conversations of decided events, and append them."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from services.persistence.chat.new_events import Options, Refused
 from services.shared.checks import check_number
 from services.shared.namespaces import (
@@ -22,6 +24,13 @@ def options_of(options: pb.NamespaceOptions) -> Options:
     Raises:
         ThalamusError: one is not allowed.
     """
+    return _options_of(options.SerializeToString())
+
+
+@functools.lru_cache(maxsize=256)
+def _options_of(encoded: bytes) -> Options:
+    """Return the options that these bytes are; edges send the same with each event."""
+    options = pb.NamespaceOptions.FromString(encoded)
     check_number("history_size", options.history_size, 1, MAX_HISTORY_SIZE)
     check_number("history_ttl_s", options.history_ttl_s, 1, MAX_HISTORY_TTL_S)
     check_number("group_max_members", options.group_max_members, 1, _MAX_MEMBERS)

@@ -76,6 +76,8 @@ def read_new(new: NewEvent) -> Event | Refused:
         event = events.parse(new.data)
     except events.Malformed as error:
         return Refused(ErrorCode.BAD_REQUEST, Why.MALFORMED.value, str(error))
+    if isinstance(event, events.Message):
+        return event
     if isinstance(event, events.Erased) or (new.by_publish and not isinstance(event, events.BY_PUBLISH)):
         return _NOT_BY_PUBLISH
     if isinstance(event, events.Lifecycle) and event.settings:

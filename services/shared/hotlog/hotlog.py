@@ -153,7 +153,7 @@ def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
     if told:
         arguments += [item.author or "" for item in items]
         if special:
-            arguments += ["b" if items[0].hidden else "a", *(item.users for item in items)]
+            arguments += ["b" if items[0].hidden else "a", *[item.users for item in items]]
     return Call(APPEND_STORED, names, arguments)
 
 

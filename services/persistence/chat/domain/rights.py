@@ -19,16 +19,13 @@ class Role(enum.StrEnum):
     ADMIN = "admin"
     OWNER = "owner"
 
-    @property
-    def rank(self) -> int:
-        """Place among the roles: 1 for reader to 5 for owner."""
-        return _RANKS[self]
+    rank: int  # place among the roles: 1 for reader to 5 for owner
 
 
 NO_RANK = 0  # of those who have no role
 PLATFORM_RANK = 6  # above every role
-_ROLES = list(Role)
-_RANKS = {role: rank for rank, role in enumerate(_ROLES, start=NO_RANK + 1)}
+for _rank, _role in enumerate(Role, start=NO_RANK + 1):
+    _role.rank = _rank
 
 
 class Right(enum.StrEnum):

@@ -23,6 +23,7 @@ from services.persistence.chat.domain.state import PLATFORM, Conversation, Delet
 
 MAX_REACTION_NAMES = 100  # different reactions to one message, so that what is kept of it stays bounded
 MAX_REACTIONS = 5_000  # reactions to one message, of all users; for the same reason
+_ACTIVE, _POST = Phase.ACTIVE, Right.POST  # asked of each message: to look up a member of an enumeration takes 0.2 µs
 
 
 class Why(enum.StrEnum):
@@ -68,13 +69,14 @@ def decide(
         return None
     if isinstance(event, events.Erased):
         return Why.NOT_ALLOWED if author != PLATFORM else None
-    creates = isinstance(event, events.Lifecycle) and event.op == "create"
-    if conversation.phase is Phase.DELETED:
-        return Why.CONVERSATION_DELETED
-    if conversation.phase is Phase.NONE and not creates:
-        return Why.NO_CONVERSATION
-    if conversation.phase is Phase.CLOSED and isinstance(event, _NOT_WHEN_CLOSED):
-        return Why.CLOSED
+    if conversation.phase is not _ACTIVE:
+        creates = isinstance(event, events.Lifecycle) and event.op == "create"
+        if conversation.phase is Phase.DELETED:
+            return Why.CONVERSATION_DELETED
+        if conversation.phase is Phase.NONE and not creates:
+            return Why.NO_CONVERSATION
+        if conversation.phase is Phase.CLOSED and isinstance(event, _NOT_WHEN_CLOSED):
+            return Why.CLOSED
     return _RULES[type(event)](_Question(conversation, author, time_ms, offset), event)
 
 
@@ -135,7 +137,7 @@ class _Question:
 
 
 def _message(q: _Question, event: events.Message) -> Why | None:
-    if not q.may(Right.POST):
+    if not q.may(_POST):
         return Why.NOT_ALLOWED
     if q.is_silenced():
         return Why.SILENCED
