@@ -97,6 +97,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         lambda: gate.writes,
         saw_writes=gate.saw_writes,
         feed_max_entries=config.feed.max_entries,
+        max_unstored_bytes=config.max_unstored_bytes,
     )
     heartbeat = RedisHeartbeat(address, on_time=clock.sync)
     observer = redis_client(address, max_connections=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.persistence.chat.devices.device import WEB_PUSH_HOSTS
+from services.shared.hotlog.hotlog import MAX_UNSTORED_BYTES
 from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number
 from services.shared.startup.config import FeedConfig, GrpcServiceConfig
 
@@ -21,6 +22,7 @@ class PersistenceConfig(GrpcServiceConfig):
     db: Path = Path("data/persistence.sqlite3")
     queue: str = ""  # between persistence and the store, for durability `queued`: none, or "sqs"
     max_unstored: int = number(10_000, 1)  # publications of a channel; beyond, appends are refused as busy
+    max_unstored_bytes: int = number(MAX_UNSTORED_BYTES, 1)  # the same in bytes, where they are acknowledged before
     max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
     inbox_conversations: int = number(1_000, 1, 10_000)  # of a user that inboxes look at
     search: str = "off"  # "on": messages are indexed, and can be searched

@@ -34,6 +34,13 @@ LOST = Counter(
     "thalamus_persistence_lost",
     "Channels that got another epoch since Redis may have lost publications that were not stored.",
 )
+RESCUED = Counter(
+    "thalamus_persistence_rescued", "Acknowledged publications that were stored in another epoch than they were given."
+)
+UNRESCUED = Counter(
+    "thalamus_persistence_unrescued",
+    "Acknowledged events of conversations that were not, as they may name others by offsets that have changed.",
+)
 CONFLICTS = Counter("thalamus_persistence_conflicts", "Channels whose sequencer was behind the store.")
 INCARNATIONS = RenamedCounter(
     "thalamus_persistence_redis_incarnations",

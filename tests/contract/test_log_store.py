@@ -62,6 +62,10 @@ def rows(first: int, last: int, tag: str = "a", channel: str = CHANNEL) -> list[
     return [row(offset, tag, channel) for offset in range(first, last + 1)]
 
 
+def of_epoch(some: Sequence[Row], epoch: str) -> list[Row]:
+    return [one._replace(epoch=epoch) for one in some]
+
+
 def pages(wanted: Sequence[Row]) -> list[tuple[int, bytes]]:
     return [(one.offset, one.publication) for one in wanted]
 
@@ -263,6 +267,42 @@ class LogStoreContract:
         assert (renewed.queued_in, renewed.epoch == newer.epoch) == (0, False)
         await store.note_queued(CHANNEL, 7)
         assert await other.open(CHANNEL) == renewed._replace(queued_in=7)
+
+    async def test_rows_of_an_epoch_that_is_over_take_no_place(self, store: LogStore, make: Make) -> None:
+        other, before = make(), (await store.open(CHANNEL)).epoch
+        await written(store, of_epoch(rows(1, 3), before))
+        await store.renew_epoch(CHANNEL, await store.open(CHANNEL), 5)
+        late = await written(other, of_epoch(rows(3, 5), before))
+        assert late == Written(3, True, is_stale=True)
+        assert await written(other, of_epoch(rows(1, 3), before)) == Written(3, False), "they are there"
+        now = (await other.open(CHANNEL)).epoch
+        assert await written(other, of_epoch(rows(4, 4, "b"), now)) == Written(4, False)
+        assert (await written(store, of_epoch(rows(4, 5), before))).conflict
+        await store.begin_new_epochs(await store.heartbeat())
+        await other.heartbeat()
+        for one in (store, other):
+            assert (await written(one, of_epoch(rows(5, 5), now))).is_stale
+        restored = (await other.open(CHANNEL)).epoch
+        assert await written(other, of_epoch(rows(5, 230, "b"), restored)) == Written(230, False)
+        assert await everything(store) == pages([*rows(1, 3), *rows(4, 230, "b")])
+
+    async def test_an_epoch_that_changes_meanwhile_is_over_for_the_rest_of_the_rows(self, store: LogStore) -> None:
+        """Whether the write or the change is first: a part of the rows is stored, from the first one on."""
+        before = await store.open(CHANNEL)
+        many = [row(offset)._replace(epoch=before.epoch) for offset in range(1, 1_001)]
+        outcome, _ = await asyncio.gather(store.write(many), store.renew_epoch(CHANNEL, before, 5))
+        found = outcome[CHANNEL]
+        assert isinstance(found, Written)
+        assert found.is_stale == (found.top < 1_000)
+        assert await everything(store) == pages(many[: found.top])
+
+    async def test_ids_are_read_page_by_page(self, store: LogStore, make: Make) -> None:
+        await written(store, rows(1, 40))
+        wanted = [(one.offset, one.publication_id) for one in rows(1, 40)]
+        assert await make().ids(CHANNEL, since_offset=0, upto=99, limit=99) == wanted
+        assert await store.ids(CHANNEL, since_offset=5, upto=30, limit=99) == wanted[5:30]
+        assert await store.ids(CHANNEL, since_offset=5, upto=30, limit=9) == wanted[5:14]
+        assert await store.ids("chat:nobody", since_offset=0, upto=30, limit=9) == []
 
     async def test_what_is_written_is_read_and_is_the_top(self, store: LogStore, make: Make) -> None:
         epoch = (await store.open(CHANNEL)).epoch

@@ -8,9 +8,11 @@ from typing import Any, cast
 import pytest
 
 from services.persistence.domain import comparison as domain
-from services.persistence.domain.comparison import Comparison, HistorySizes
+from services.persistence.domain import sizes as sizes_module
+from services.persistence.domain.comparison import Comparison
 from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.ports import ChannelState
+from services.persistence.domain.sizes import HistorySizes
 from services.shared.errors import Unavailable
 
 
@@ -118,7 +120,7 @@ async def test_a_channel_that_takes_long_is_told_and_compared_all_the_same(monke
 
 
 def test_sizes_are_what_edges_said_last_and_are_all_forgotten_at_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(domain, "_MAX_REMEMBERED", 2)
+    monkeypatch.setattr(sizes_module, "_MAX_REMEMBERED", 2)
     sizes = HistorySizes()
     assert sizes.of("a") == 1_000
     sizes.remember("a", 10)

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from services.persistence.domain import draining
-from services.persistence.domain.comparison import Comparison, HistorySizes
+from services.persistence.domain.comparison import Comparison
 from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.outcomes import AppendedPosition
 from services.persistence.domain.ports import Row
 from services.persistence.domain.requests import batch_of
+from services.persistence.domain.sizes import HistorySizes
 from services.shared.errors import Busy, Unavailable
 from services.shared.hotlog import keys
 from services.shared.process.cancellation import end_task
@@ -259,10 +260,11 @@ async def test_nothing_that_becomes_readable_meanwhile_is_dropped(site: Site) ->
     process = begun(site.process())
     position = await publish_and_die(site, process, "one")
     state = (await site.store.open(CHANNEL))._replace(epoch="another")
-    assert not await process.hot.advance(CHANNEL, state, 0, [], [], 0)
+    assert not await process.hot.advance(CHANNEL, state, 0, [], [], (position.epoch, 0))
     assert await site.readable(incarnation=process.incarnation) == [(1, "one")]
     assert position.epoch != state.epoch
-    assert await process.hot.advance(CHANNEL, state, 0, [], [], 1)
+    assert not await process.hot.advance(CHANNEL, state, 0, [], [], (state.epoch, 1)), "that is of another epoch"
+    assert await process.hot.advance(CHANNEL, state, 0, [], [], (position.epoch, 1))
     assert await site.readable(incarnation=process.incarnation) == []
 
 
@@ -282,8 +284,8 @@ async def test_a_redis_that_went_back_unnoticed_is_told_by_another_epoch(site: S
         return bool((await process.log.open(CHANNEL)).epoch != first.epoch)
 
     await until(renewed)
-    assert await site.stored() == [(1, "begin"), (2, "first at 2")]
-    assert (await publish(process, "third")).offset == 3
+    assert await site.stored() == [(1, "begin"), (2, "first at 2"), (3, "second at 2")]
+    assert (await publish(process, "third")).offset == 4
 
 
 async def test_a_redis_with_fewer_writes_acknowledges_nothing(site: Site) -> None:

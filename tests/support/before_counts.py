@@ -58,7 +58,7 @@ class HotLogBefore(RedisHotLog):
         time_ms: int,
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
-        saved: int = 0,
+        saved: tuple[str, int] = ("", 0),
     ) -> bool:
         names, positions = _positions(channel, state, known)
         names[2:2] = [keys.key(channel, user, key) for user, key in forget]
@@ -66,8 +66,8 @@ class HotLogBefore(RedisHotLog):
         await self._run("advance", [Call(_ADVANCE, names, arguments)])
         return True
 
-    async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
-        found = await super().unstored(channels, limit)
+    async def unstored(self, channels: Sequence[str], limit: int, **options: Any) -> list[Unstored | None]:
+        found = await super().unstored(channels, limit, **options)
         return [one and one._replace(entries=[Entry(*entry[:4]) for entry in one.entries]) for one in found]
 
 

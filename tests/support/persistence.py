@@ -93,8 +93,10 @@ class Process:
     def __init__(self, pipeline: RedisPipeline, store: SqliteLogStore, *, apart: bool = False, **limits: Any) -> None:
         self.incarnation = "first"
         self.store = Store(store, apart=apart)
-        fence = {name: limits.pop(name) for name in ("writes", "saw_writes") if name in limits}
-        self.hot = Hot(pipeline, lambda: self.incarnation, **fence)
+        others = ("writes", "saw_writes", "max_unstored_bytes")
+        self.hot = Hot(
+            pipeline, lambda: self.incarnation, **{name: limits.pop(name) for name in others if name in limits}
+        )
         options: dict[str, Any] = {"max_unstored": 1_000, "max_waiting": 10_000, "max_batch": 256, **limits}
         self.log = Log(self.hot, self.store, **options)
         self.writer = asyncio.create_task(self.log.run())

@@ -42,6 +42,14 @@ def reading(
     return read
 
 
+def ids(
+    connection: sqlite3.Connection, channel: str, since_offset: int, upto: int, limit: int
+) -> list[tuple[int, bytes]]:
+    """Return (offset, publication id) of a page."""
+    query = "SELECT offset, id FROM log WHERE channel = ? AND offset > ? AND offset <= ? ORDER BY offset LIMIT ?"
+    return connection.execute(query, (channel, since_offset, upto, limit)).fetchall()
+
+
 def extent(connection: sqlite3.Connection, channel: str) -> Extent:
     """Return which offsets the log has."""
     query = f"SELECT {REMOVED}, top FROM channels WHERE channel = ?1"

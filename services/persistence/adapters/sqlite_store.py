@@ -43,6 +43,7 @@ _FOLLOWS_S = 10.0  # seconds after an erasure in which the read model, in the sa
 _REMOVALS_AT_ONCE = 100  # removals that one call returns
 _DROPPED_AT_ONCE = 5_000  # rows deleted in one transaction, so that writes can come in between
 _CHANNELS_AT_ONCE = 1_000  # channels of one page
+_TOP = "SELECT top, epoch || ifnull((SELECT mark FROM restored), '') FROM channels WHERE channel = ?"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS channels (
     channel TEXT PRIMARY KEY,
@@ -169,6 +170,10 @@ class SqliteLogStore:
         return await self._run(
             "read", "read", lambda connection: sqlite_counts.counted(connection, channel, read(connection))
         )
+
+    async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
+        read = partial(sqlite_page.ids, channel=channel, since_offset=since_offset, upto=upto, limit=limit)
+        return await self._run("read", "ids", read)
 
     async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:
         def replace(connection: sqlite3.Connection) -> int:
@@ -355,13 +360,16 @@ def _write(connection: sqlite3.Connection, rows: Sequence[Row], now: float) -> d
     inserts: list[tuple[str, int, bytes, str, float, bytes]] = []
     with Transaction(connection):
         for channel, mine in by_channel.items():
-            found = connection.execute("SELECT top FROM channels WHERE channel = ?", (channel,)).fetchone()
-            top = found[0] if found else 0
+            found = connection.execute(_TOP, (channel,)).fetchone()
+            top, epoch = found or (0, "")
             old = 0
             while old < len(mine) and mine[old].offset <= top:
                 old += 1
             conflict = found is None or _conflicts(connection, channel, mine[:old])
             new = mine[old:] if old else mine
+            if not conflict and new and mine[0].epoch not in ("", epoch):
+                outcome[channel] = Written(top, True, is_stale=True)
+                continue
             if not conflict and new and new[0].offset != top + 1:
                 logger.critical("a hole in the log", extra={"channel": channel, "top": top, "next": new[0].offset})
                 conflict = True

@@ -16,8 +16,9 @@ Rules. `stored` is the readable top in Redis, `top` the last offset of the store
 * `stored` > `top`, and a second look confirms it: readers saw what the store does not have, so the store is an older
   copy. All `stored` channels get new epochs.
 * A `queued` channel has entries that were readable, and acknowledged, before they were stored. They are stored before
-  Redis is advanced. If one is missing, or the store has another publication in its place, or Redis has lost something
-  since the generation that the store has noted, the channel gets another epoch.
+  Redis is advanced, in whatever epoch they are (`rescue.py`). If one is missing, or the store has another publication
+  in its place, or Redis has lost something since the generation that the store has noted, the channel gets another
+  epoch.
 * Keys come before, or together with, what lets anybody append: a repeated publish must find its first position.
 
 Example. The store has offsets 1 to 9. Redis came back from a copy with 1 to 7. It has no entries 8 and 9, so it is
@@ -36,45 +37,25 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from google.protobuf.message import DecodeError
 
+from services.persistence.domain.backlog import first_page, is_next, rows_of
 from services.persistence.domain.erasures import Erasures
 from services.persistence.domain.generations import generation_of
-from services.persistence.domain.ports import ChannelState, HotLog, LogStore, Row
+from services.persistence.domain.ports import ChannelState, HotLog, LogStore
+from services.persistence.domain.rescue import Rescue
+from services.persistence.domain.sizes import HistorySizes
 from services.persistence.metrics import LOST
 from services.shared.errors import Unavailable
-from services.shared.hotlog.hotlog import KEY_TTL_S, Unstored
+from services.shared.hotlog.hotlog import KEY_TTL_S
 from services.shared.process.single_flight import SingleFlight
 from thalamus.common.v1 import common_pb2
 
 logger = logging.getLogger(__name__)
 
-UNSTORED_LIMIT = 20_000  # entries of a channel that are read from Redis at once
-_DEFAULT_SIZE = 1_000  # `history_size` of channels for which no edge has named one
-_MAX_REMEMBERED = 200_000  # channels
 _ADVANCE_ATTEMPTS = 4  # something may become readable meanwhile
 _VERIFIED_AT_ONCE = 32  # channels compared concurrently
 _MAX_WAIT_S = 2.0  # longest wait of a batch for a comparison, seconds
 _VERIFY_ATTEMPTS = 5  # other replicas may change the channel at the same time
 First = Callable[[str], Awaitable[None]]  # called with a channel; raises `Unavailable` if it must not be used now
-
-
-class HistorySizes:
-    """Last `history_size` that an edge named for each channel.
-
-    Sweeps and comparisons commit without a request of an edge, and need the size too.
-    """
-
-    def __init__(self) -> None:
-        self._known: dict[str, int] = {}
-
-    def remember(self, channel: str, history_size: int) -> None:
-        """Note the size; at 200,000 channels all that was noted is forgotten."""
-        if len(self._known) >= _MAX_REMEMBERED:
-            self._known.clear()
-        self._known[channel] = history_size
-
-    def of(self, channel: str) -> int:
-        """Number of publications that Redis keeps of the channel; 1,000 if unknown."""
-        return self._known.get(channel, _DEFAULT_SIZE)
 
 
 class Comparison:
@@ -89,6 +70,7 @@ class Comparison:
         """Create it; `first` is called with a channel before it is compared."""
         self._hot, self._store, self._sizes, self._erasures = hot, store, sizes, erasures
         self._first = first
+        self._rescue = Rescue(hot, store, sizes, self._renew_epoch)
         self._verifying = SingleFlight[None]()
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
@@ -136,7 +118,7 @@ class Comparison:
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
             if state.queued_in and state.queued_in != generation_of(self._hot.incarnation()):
-                await self._rescue(channel, state)
+                await self._rescue.rescue(channel)
                 await self._renew_epoch(channel, state, forget=True)
                 continue
             if state.removed:  # Redis may be from before the removal
@@ -174,24 +156,33 @@ class Comparison:
             raise Unavailable("the store is older than it was")
 
     async def _finish_or_advance(self, channel: str, state: ChannelState) -> None:
-        """Bring Redis, which is behind, up to the top of the store.
+        """Bring Redis, which is behind, up to the top of the store."""
+        if not await self._commit_stored(channel, state):
+            await self._advance(channel, state, [])
 
-        If Redis has just the entries that are missing, and the store agrees, they are committed. Otherwise Redis is
-        advanced.
+    async def _commit_stored(self, channel: str, state: ChannelState) -> bool:
+        """Commit what the store has, page by page; return whether it is done.
+
+        It can be done if Redis has just the entries that are missing, and the store agrees.
         """
-        (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
-        rows = rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
-        whole = found is not None and len(rows) == state.top - found.stored
-        written = (await self._store.write(rows))[channel] if whole and rows else None
-        if isinstance(written, Unavailable):
-            raise written
-        if found is not None and written is not None and not written.conflict:
+        upto = 0
+        while upto < state.top:
+            found = await first_page(self._hot, channel)
+            rows = rows_of(channel, found, state.top) if found and found.epoch == state.epoch else []
+            if found is None or not is_next(rows, found.stored):
+                return False
+            written = (await self._store.write(rows))[channel]
+            if isinstance(written, Unavailable):
+                raise written
+            if written.conflict:
+                return False
             await self._erasures.before_readable(channel, rows)
-            commit = (channel, state.epoch, state.top, self._sizes.of(channel))
+            upto = rows[-1].offset
+            commit = (channel, state.epoch, upto, self._sizes.of(channel))
             (readable,) = await self._hot.commit([commit], found.incarnation)
-            if not isinstance(readable, Exception) and readable >= state.top:
-                return
-        await self._advance(channel, state, [])
+            if isinstance(readable, Exception) or readable < upto:
+                return False
+        return upto > 0
 
     async def try_to_resolve(self, channel: str, forget: Sequence[tuple[str, str]]) -> Unavailable | None:
         """Resolve a conflict: advance Redis to the store. Returns the failure, if any.
@@ -212,37 +203,17 @@ class Comparison:
         await self._advance(channel, state, forget)
 
     async def _advance(self, channel: str, state: ChannelState, forget: Sequence[tuple[str, str]]) -> None:
-        """Set Redis to the store's state, with the keys of the last 300 s."""
+        """Set Redis to the store's state, with the keys of the last 300 s.
+
+        What was acknowledged before it was stored is stored first.
+        """
         for _ in range(_ADVANCE_ATTEMPTS):
-            saved, is_whole = await self._rescue(channel, state)
-            if not is_whole:
-                await self._renew_epoch(channel, state)
-            if not is_whole or saved > state.top:
-                state = await self._store.open(channel)
+            saved = await self._rescue.rescue(channel)
+            state = await self._store.open(channel)
             known = await self._store.recent_keys(channel, KEY_TTL_S)
             if await self._hot.advance(channel, state, await self._newest_ms(channel, state), known, forget, saved):
                 return
         raise Unavailable("publications become readable all the time")
-
-    async def _rescue(self, channel: str, state: ChannelState) -> tuple[int, bool]:
-        """Store what was acknowledged before it was stored, as far as Redis has it.
-
-        Returns up to where it was looked at, and whether the store has all of it now.
-        """
-        (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
-        if found is None or found.readable <= found.stored or found.epoch != state.epoch:
-            return found.readable if found is not None else 0, True
-        rows = rows_of(channel, found, found.readable)
-        whole = [
-            row
-            for row, offset in zip(rows, range(found.stored + 1, found.readable + 1), strict=False)
-            if row.offset == offset
-        ]
-        written = (await self._store.write(whole))[channel] if whole else None
-        if isinstance(written, Unavailable):
-            raise written
-        is_stored = written is not None and not written.conflict
-        return found.readable, is_stored and len(whole) == found.readable - found.stored
 
     async def _renew_epoch(self, channel: str, state: ChannelState, *, forget: bool = False) -> None:
         """Give a channel another epoch: Redis may have lost what was not stored.
@@ -268,34 +239,31 @@ class Comparison:
         except DecodeError:
             return 0
 
-    async def finish(self, channel: str) -> bool | None:
-        """Store and commit the entries above the readable top.
+    async def finish(self, channel: str, upto: int | None = None) -> bool | None:
+        """Store and commit the entries above the readable top, page by page.
 
-        Returns whether there were any; None if it can't be done now.
+        `upto`: up to this offset; None: as many as there are now. Returns whether there were any; None if it can't be
+        done now, and then some may be done.
         """
-        (found,) = await self._hot.unstored([channel], UNSTORED_LIMIT)
-        if found is None or not found.entries:
-            return False
-        offsets = [offset for offset, *_ in found.entries]
-        if offsets != list(range(found.stored + 1, found.stored + 1 + len(offsets))):
-            return None if await self.try_to_resolve(channel, []) else True
-        rows = [Row(channel, *entry) for entry in found.entries]
-        written = (await self._store.write(rows))[channel]
-        if isinstance(written, Unavailable):
-            return None
-        if written.conflict:
-            return None if await self.try_to_resolve(channel, []) else True
-        try:
-            await self._erasures.before_readable(channel, rows)
-        except Unavailable:
-            return None
-        commit = (channel, found.epoch, written.top, self._sizes.of(channel))
-        (readable,) = await self._hot.commit([commit], found.incarnation)
-        # Otherwise the incarnation or the channel has changed: the next sweep looks at what is there now.
-        return True if not isinstance(readable, Exception) and readable >= written.top else None
-
-
-def rows_of(channel: str, found: Unstored | None, upto: int) -> list[Row]:
-    """Rows of the entries that Redis has above its readable top, up to offset `upto`."""
-    entries = found.entries if found else []
-    return [Row(channel, *entry) for entry in entries if entry.offset <= upto]
+        is_first = True
+        while True:
+            found = await first_page(self._hot, channel)
+            if found is None or not found.entries or (upto is not None and found.stored >= upto):
+                return not is_first
+            upto, is_first = found.top if upto is None else upto, False
+            rows = rows_of(channel, found, found.entries[-1].offset)
+            if not is_next(rows, found.stored):
+                return None if await self.try_to_resolve(channel, []) else True
+            written = (await self._store.write(rows))[channel]
+            if isinstance(written, Unavailable):
+                return None
+            if written.conflict:
+                return None if await self.try_to_resolve(channel, []) else True
+            try:
+                await self._erasures.before_readable(channel, rows)
+            except Unavailable:
+                return None
+            commit = (channel, found.epoch, rows[-1].offset, self._sizes.of(channel))
+            (readable,) = await self._hot.commit([commit], found.incarnation)
+            if isinstance(readable, Exception) or readable < rows[-1].offset:
+                return None  # incarnation or channel have changed: the next sweep looks at what is there now

@@ -29,9 +29,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from services.persistence.domain.comparison import Comparison, HistorySizes, rows_of
+from services.persistence.domain.backlog import PAGE_ENTRIES, is_next, rows_of
+from services.persistence.domain.comparison import Comparison
 from services.persistence.domain.keyed_queue import KeyedQueue
-from services.persistence.domain.ports import HotLog, LogStore, Row, Written
+from services.persistence.domain.ports import PAGE_BYTES, HotLog, LogStore, Row, Written
+from services.persistence.domain.sizes import HistorySizes
 from services.persistence.metrics import DRAIN_FAILURES, DRAIN_OLDEST, DRAINED
 from services.shared.batching.linger import Linger
 from services.shared.errors import Unavailable
@@ -39,7 +41,8 @@ from services.shared.hotlog.hotlog import Unstored
 
 logger = logging.getLogger(__name__)
 
-_ENTRIES = 1_000  # of one channel in one write
+_ENTRIES = PAGE_ENTRIES  # of one write
+LEAST_ENTRIES = 16  # of one channel, however many are in the write
 _CHANNELS = 64  # of one write, if channels share a transaction
 _LONGEST_WAIT_S = 0.02  # longest linger, seconds: nobody waits for a drain
 _PAUSE_S = (0.5, 1.5)  # least and longest pause before a failed channel is tried again, seconds
@@ -111,13 +114,13 @@ class Drainer:
         """
         self._clock = clock
         self._hot, self._store, self._comparison, self._sizes = hot, store, comparison, sizes
-        self._sink = sink
+        self._sink, self._apart = sink, store.apart or sink is not None
         self._queue: KeyedQueue[str] = KeyedQueue(
             self._drain,
             lambda channels: None,  # at the end of the process: a sweep of another one finds them
             max_waiting=1 << 40,
             max_per_key=1 << 40,
-            max_batch=1 if store.apart else _CHANNELS,
+            max_batch=1 if self._apart else _CHANNELS,
             max_wait_s=_FOREVER_S,
             linger=Linger(_LONGEST_WAIT_S),
         )
@@ -143,7 +146,7 @@ class Drainer:
         self._waiting.add(channel)
         now = self._clock()
         self._ages.setdefault(channel, _Age(now, now))
-        self._queue.put(channel if self._store.apart else "", channel)
+        self._queue.put(channel if self._apart else "", channel)
 
     async def run(self) -> None:
         """Drain channels until cancelled."""
@@ -185,13 +188,15 @@ class Drainer:
         found: dict[str, Unstored] = {}
         waiting: set[str] = set()
         read_at = self._clock()
-        for channel, one in zip(channels, await self._hot.unstored(channels, _ENTRIES), strict=True):
+        entries, max_bytes = max(LEAST_ENTRIES, _ENTRIES // len(channels)), PAGE_BYTES // len(channels)
+        pages = await self._hot.unstored(channels, entries, max_bytes=max_bytes)
+        for channel, one in zip(channels, pages, strict=True):
             if one is None or one.readable <= one.stored:
                 if one is not None:
                     self._note_stored(channel, one.stored, read_at, one.readable)
                 continue
             mine = rows_of(channel, one, one.readable)
-            if [row.offset for row in mine] != list(range(one.stored + 1, one.stored + 1 + len(mine))) or not mine:
+            if not is_next(mine, one.stored):
                 left |= await self._compare(channel)
                 continue
             if self._sink is not None:

@@ -30,11 +30,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from services.persistence.domain.comparison import HistorySizes
 from services.persistence.domain.generations import generation_of
 from services.persistence.domain.numbered import Numbered
 from services.persistence.domain.outcomes import AppendedPosition, Outcome
 from services.persistence.domain.ports import HotLog, LogStore
+from services.persistence.domain.sizes import HistorySizes
 from services.persistence.metrics import QUEUED
 from services.shared.errors import Unavailable
 

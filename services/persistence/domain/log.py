@@ -15,7 +15,8 @@ Rules. Publications take these steps in batches; what arrives while a batch is w
   them.
 * An item with a guard gets an offset only if the guard is the membership version at that moment; else its outcome is
   `Recheck`. A repeated key has its first position whatever the guard says.
-* Conflict: the store has another publication at an offset. Redis is advanced to the store, and numbers again.
+* Conflict: the store has another publication at an offset, or another epoch. Redis is advanced to the store, and
+  numbers again.
 * Publications of durability `queued` become readable and are acknowledged first, and are stored later (`early.py`).
 * A channel not yet compared with the store in this incarnation is refused, compared (`comparison.py`) and retried.
 
@@ -37,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from services.persistence.domain import reading
-from services.persistence.domain.comparison import UNSTORED_LIMIT, Comparison, First, HistorySizes
+from services.persistence.domain.comparison import Comparison, First
 from services.persistence.domain.draining import Drainer, Sink
 from services.persistence.domain.due import due_marks
 from services.persistence.domain.early import EarlyAcknowledgement
@@ -49,6 +50,7 @@ from services.persistence.domain.ports import ChannelState, CountedRow, HotLog, 
 from services.persistence.domain.reading import Bounds
 from services.persistence.domain.requests import Request as Request
 from services.persistence.domain.requests import batch_of, is_larger, parts_of
+from services.persistence.domain.sizes import HistorySizes
 from services.persistence.metrics import (
     BATCH_ITEMS,
     BATCHES,
@@ -64,6 +66,7 @@ from services.shared.hotlog.hotlog import MOST_NUMBERED
 
 logger = logging.getLogger(__name__)
 
+_MOST_UNSTORED = 20_000  # of one channel, whatever the setting says: a script looks at all of them
 _ROUNDS = 4  # attempts per batch: compare with the store, resolve a conflict, append, and one to spare
 _MAX_WAIT_S = 2.5  # longest wait in the queue, seconds: edges give up after 2.8 s
 _LONGEST_WAIT_S = 0.005  # longest linger, seconds: how long a busy process waits for a larger batch
@@ -102,7 +105,7 @@ class Log:
         """
         self._hot, self._store = hot, store
         self._max_item_bytes = max_item_bytes
-        self._max_unstored = min(max_unstored, UNSTORED_LIMIT)
+        self._max_unstored = min(max_unstored, _MOST_UNSTORED)
         self._sizes = HistorySizes()
         self.erasures = Erasures(hot, store)
         self._comparison = Comparison(hot, store, self._sizes, self.erasures, first)
@@ -322,7 +325,12 @@ class Log:
                 places = [place for place in places if place[1]]
             if places:
                 numbered[batch.channel] = Numbered(
-                    appended.epoch, appended.stored, appended.stamp, places, appended.counts
+                    appended.epoch,
+                    appended.stored,
+                    appended.stamp,
+                    places,
+                    appended.counts,
+                    appended.may_be_queued,
                 )
         early = {
             batch.channel: numbered[batch.channel] for batch in batches if batch.queued and batch.channel in numbered
@@ -349,12 +357,13 @@ class Log:
         incarnation: str,
     ) -> list[int]:
         items = [request.item for request in requests]
-        rows, uptos = await rows_to_store(self._hot, items, numbered)
+        rows, uptos, waiting = await rows_to_store(self._hot, items, numbered)
+        unfinished = {channel for channel in waiting if await self._comparison.finish(channel, uptos[channel]) is None}
         written = await self._store.write(rows) if rows else {}
         unerased = await self.erasures.before_commit(rows, written)
         again: list[int] = []
         commits: list[tuple[str, str, int, int]] = []
-        for channel, (epoch, _, _, places, _) in numbered.items():
+        for channel, (epoch, _, _, places, *_) in numbered.items():
             result = written.get(channel, Written(uptos[channel], False))
             failure = result if isinstance(result, Unavailable) else None
             if isinstance(result, Written) and result.conflict:
@@ -366,6 +375,8 @@ class Log:
                     again += [index for index, _ in places]
                     continue
             failure = failure or unerased.get(channel)
+            if channel in unfinished:
+                failure = Unavailable("what is in front of it can't be stored now")
             if failure is not None:
                 for index, _ in places:
                     outcomes[index] = failure
@@ -375,7 +386,7 @@ class Log:
         changed: list[str] = []
         for commit, readable in zip(commits, await self._hot.commit(commits, incarnation), strict=True):
             channel = commit[0]
-            epoch, _, _, places, _ = numbered[channel]
+            epoch, _, _, places, *_ = numbered[channel]
             if isinstance(readable, Exception):
                 for index, _ in places:
                     outcomes[index] = Unavailable(str(readable))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from services.persistence.domain.comparison import UNSTORED_LIMIT, rows_of
-from services.persistence.domain.ports import HotLog, Row
+from services.persistence.domain.backlog import PAGE_ENTRIES, rows_of
+from services.persistence.domain.ports import PAGE_BYTES, HotLog, Row
 from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, Counts, Item
 from services.shared.hotlog.keys import pair
 
@@ -15,6 +15,7 @@ class Numbered(NamedTuple):
     """Offsets of a channel's requests; negative where an earlier publish has the key.
 
     `counts`: None if the channel does not count.
+    `may_be_queued`: whether anything of the channel may become readable before it is stored.
     """
 
     epoch: str
@@ -22,6 +23,7 @@ class Numbered(NamedTuple):
     stamp: bytes  # encoded time that Redis appended to each new publication
     places: list[tuple[int, int]]  # (index of the request, offset)
     counts: Counts | None
+    may_be_queued: bool
 
     def rows(self, channel: str, items: Sequence[tuple[int, Item]]) -> list[Row]:
         """Return the rows of new items, each with its offset, in order.
@@ -29,26 +31,27 @@ class Numbered(NamedTuple):
         The items are all that the batch numbered. The rows say the same as the entries that append_stored.lua wrote.
         """
         rows: list[Row] = []
-        stamp, counts = self.stamp, self.counts
+        stamp, counts, epoch = self.stamp, self.counts, self.epoch if self.may_be_queued else ""
         if counts is None:
             for offset, (publication_id, publication, user, key, *_) in items:
-                rows.append(Row(channel, offset, publication_id, publication + stamp, pair(user, key)))
+                rows.append(Row(channel, offset, publication_id, publication + stamp, pair(user, key), 0, 0, 0, epoch))
             return rows
         n, mv = counts.n, counts.mv
         for offset, (publication_id, publication, user, key, _, flags, *_) in items:
             n += flags & COUNTS
             if flags & CHANGES_MEMBERSHIP:
                 mv = offset
-            rows.append(Row(channel, offset, publication_id, publication + stamp, pair(user, key), flags, n, mv))
+            rows.append(Row(channel, offset, publication_id, publication + stamp, pair(user, key), flags, n, mv, epoch))
         return rows
 
 
 async def rows_to_store(
     hot: HotLog, items: Sequence[Item], numbered: Mapping[str, Numbered]
-) -> tuple[list[Row], dict[str, int]]:
-    """Return the rows to store by channel, and the last offsets.
+) -> tuple[list[Row], dict[str, int], set[str]]:
+    """Return the rows to store by channel, the last offsets, and channels that wait.
 
-    They are those of the items, and those of other replicas in front of them. Raises `Unavailable`.
+    The rows are those of the items, and those of others in front of them. Channels wait where these are more than a
+    page: none of their rows is among those returned. Raises `Unavailable`.
     """
     rows: list[Row] = []
     uptos: dict[str, int] = {}
@@ -61,7 +64,13 @@ async def rows_to_store(
             incomplete.append(channel)
             continue
         rows += found.rows(channel, [(offset, items[index]) for index, offset in new])
+    waiting: set[str] = set()
     if incomplete:
-        for channel, left in zip(incomplete, await hot.unstored(incomplete, UNSTORED_LIMIT), strict=True):
-            rows += rows_of(channel, left, uptos[channel])
-    return rows, uptos
+        max_bytes = PAGE_BYTES // len(incomplete)
+        pages = await hot.unstored(incomplete, PAGE_ENTRIES, max_bytes=max_bytes)
+        for channel, page in zip(incomplete, pages, strict=True):
+            if page is not None and page.entries and page.entries[-1].offset < min(uptos[channel], page.top):
+                waiting.add(channel)
+            else:
+                rows += rows_of(channel, page, uptos[channel])
+    return rows, uptos, waiting

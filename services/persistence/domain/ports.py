@@ -11,6 +11,7 @@ from services.shared.incarnation.calls import Known
 from services.shared.namespaces import Namespaces
 
 MAX_BYTES = 1 << 50  # in effect no limit
+PAGE_BYTES = 4 << 20  # of publications in one reply of Redis, and in one write to the store
 
 
 class ChannelState(NamedTuple):
@@ -91,6 +92,8 @@ class StoredAt(NamedTuple):
 class Row(NamedTuple):
     """One publication to store; `key` is user and key as `keys.pair` joins them.
 
+    `epoch`: the one in which Redis gave the offset. Nothing is stored if the channel has another one by then. "": it is
+    stored whatever the epoch is, because nothing of the channel is acknowledged before it is stored.
     `flags`: 1 counts, 2 may take a right away, 4 erases something, 8 gives a right; their sum.
     `n`: publications up to this one that count. `mv`: offset of the last one up to this that changes membership or
     rights. Both are 0 in a row without flags of which they are not known: then those of the row before hold.
@@ -104,6 +107,7 @@ class Row(NamedTuple):
     flags: int = 0
     n: int = 0
     mv: int = 0
+    epoch: str = ""
 
 
 class CountedRow(NamedTuple):
@@ -120,11 +124,12 @@ class Written(NamedTuple):
     """Outcome of a write for one channel.
 
     Without a conflict everything is stored up to `top`. Conflict: an offset has another publication already, or the
-    rows would leave a hole.
+    rows would leave a hole, or (`is_stale`) they are of an epoch that is over.
     """
 
     top: int
     conflict: bool
+    is_stale: bool = False
 
 
 class LogStore(Protocol):
@@ -189,9 +194,10 @@ class LogStore(Protocol):
     async def write(self, rows: Sequence[Row]) -> Mapping[str, Written | Unavailable]:
         """Store rows; return the outcome by channel.
 
-        Rows of a channel have consecutive offsets. A row that is stored already with the same publication id is a
-        success. A conflict or `Unavailable` of one channel does not affect the others. Of a channel with a conflict
-        nothing is stored from the conflict on; of one that is `Unavailable` any number of its first rows may be stored.
+        Rows of a channel have consecutive offsets and one epoch. A row that is stored already with the same publication
+        id is a success, also if its epoch is over. The look at the epoch and the write are one step. A conflict or
+        `Unavailable` of one channel does not affect the others. Of a channel with a conflict nothing is stored from the
+        conflict on; of one that is `Unavailable` any number of its first rows may be stored.
         """
 
     async def read(
@@ -207,6 +213,12 @@ class LogStore(Protocol):
         self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
     ) -> list[CountedRow]:
         """As `read`, with what the log has counted up to each publication."""
+
+    async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
+        """Return (offset, publication id) of publications after `since_offset`, up to `upto`.
+
+        At most `limit`. Those that were removed may be missing.
+        """
 
     async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:
         """Put other publications in the place of stored ones, by offset.
@@ -345,7 +357,7 @@ class HotLog(Protocol):
         time_ms: int,
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
-        saved: int = 0,
+        saved: tuple[str, int] = ("", 0),
     ) -> bool:
         """Set Redis, which is behind the store, to the store's state.
 
@@ -357,13 +369,22 @@ class HotLog(Protocol):
             time_ms: Time of the store's newest publication.
             known: Keys to bring.
             forget: (user, key) of publications that have to be numbered again.
-            saved: Offset up to which the caller has dealt with what was readable before it was stored.
+            saved: Epoch, and offset up to which the caller has dealt with what was readable before it was stored.
         """
 
-    async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
-        """Return the entries that are not stored, as far as Redis knows.
+    async def unstored(
+        self,
+        channels: Sequence[str],
+        limit: int,
+        *,
+        max_bytes: int = PAGE_BYTES,
+        since_offset: int = 0,
+        reverse: bool = False,
+    ) -> list[Unstored | None]:
+        """Return a page of the entries that are not stored, as far as Redis knows.
 
-        At most `limit` per channel.
+        At most `limit` per channel, from `since_offset` on; the one that reaches `max_bytes` is the last one.
+        `reverse`: only readable ones, newest first, below `since_offset`; 0: from the readable top on.
         """
 
     async def readable(self, channel: str) -> ChannelState | None:

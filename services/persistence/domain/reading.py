@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict, TypeVar, Unpack
 
-from services.persistence.domain.comparison import UNSTORED_LIMIT
 from services.persistence.domain.ports import MAX_BYTES, ChannelState, CountedRow, HotLog, LogStore
+from services.shared.hotlog.entries import Entry
+
+_ENTRIES, _BYTES = 256, 1 << 20  # of one reply of Redis
 
 
 class Bounds(TypedDict):
@@ -29,7 +31,7 @@ async def read(
     hot: HotLog, store: LogStore, channel: str, top: ChannelState, **bounds: Unpack[Bounds]
 ) -> list[tuple[int, bytes]]:
     """Return (offset, publication) up to a readable top; see `LogStore.read`."""
-    others = await _unstored(hot, channel, top)
+    others = await _unstored(hot, channel, top, **bounds)
     found = await store.read(channel, upto=top.top, **bounds)
     return merged(found, [(row.offset, row.publication) for row in others], **bounds) if others else found
 
@@ -38,23 +40,35 @@ async def read_counted(
     hot: HotLog, store: LogStore, channel: str, top: ChannelState, **bounds: Unpack[Bounds]
 ) -> list[CountedRow]:
     """As `read`, with what the log has counted up to each publication."""
-    others = await _unstored(hot, channel, top)
+    others = await _unstored(hot, channel, top, **bounds)
     found = await store.read_counted(channel, upto=top.top, **bounds)
     return merged(found, others, **bounds) if others else found
 
 
-async def _unstored(hot: HotLog, channel: str, top: ChannelState) -> list[CountedRow]:
-    """Return what is readable and may not be stored, up to the top, oldest first."""
-    if not top.behind:
+async def _unstored(hot: HotLog, channel: str, top: ChannelState, **bounds: Unpack[Bounds]) -> list[CountedRow]:
+    """Return what of a page may not be stored, up to the top, oldest first.
+
+    It is read in several replies, none of which is large.
+    """
+    limit, left, reverse = bounds["limit"], bounds.get("max_bytes", MAX_BYTES), bounds["reverse"]
+    at = min(bounds["since_offset"] or top.top + 1, top.top + 1) if reverse else bounds["since_offset"]
+    entries: list[Entry] = []
+    if not top.behind or (reverse and at <= top.top - top.behind + 1) or (at >= top.top and not reverse):
         return []
-    (found,) = await hot.unstored([channel], UNSTORED_LIMIT)
-    if found is None or found.epoch != top.epoch:
-        return []
-    return [
-        CountedRow(one.offset, one.publication, one.flags, one.n, one.mv)
-        for one in found.entries
-        if one.offset <= top.top
-    ]
+    while len(entries) < limit and left > 0:
+        most = min(limit - len(entries), _ENTRIES)
+        (found,) = await hot.unstored(
+            [channel], most, max_bytes=min(left, _BYTES), since_offset=at, reverse=reverse
+        )
+        if found is None or found.epoch != top.epoch or not found.entries:
+            break
+        entries += [entry for entry in found.entries if entry.offset <= top.top]
+        at = found.entries[-1].offset
+        left -= sum(len(entry.publication) for entry in found.entries)
+        if at >= top.top and not reverse:
+            break
+    rows = [CountedRow(one.offset, one.publication, one.flags, one.n, one.mv) for one in entries]
+    return rows[::-1] if reverse else rows
 
 
 def merged(stored: Sequence[_Row], others: Sequence[_Row], **bounds: Unpack[Bounds]) -> list[_Row]:

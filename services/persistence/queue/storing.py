@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from services.persistence.domain.ports import LogStore, Row
+from services.persistence.domain.ports import LogStore
 from services.persistence.queue.messages import QueuedRows, UnreadableMessage, decode
 from services.persistence.queue.metrics import MESSAGES
 from services.shared.errors import Unavailable
@@ -63,7 +63,7 @@ async def _store(store: LogStore, channel: str, epoch: str, messages: list[tuple
     failed: set[str] = set()
     top = state.top
     for name, message in sorted(messages, key=lambda one: one[1].rows[0].offset):
-        rows: list[Row] = [*message.rows]
+        rows = [row._replace(epoch=epoch) for row in message.rows]
         if rows[0].offset > top + 1:
             MESSAGES.labels("early").inc()
             failed.add(name)
@@ -71,6 +71,10 @@ async def _store(store: LogStore, channel: str, epoch: str, messages: list[tuple
         written = (await store.write(rows))[channel]
         if isinstance(written, Unavailable):
             raise written
+        if written.is_stale:
+            logger.warning("rows of an epoch that is over are dropped", extra={"channel": channel})
+            MESSAGES.labels("stale").inc()
+            continue
         if written.conflict:  # persistence sees it too, and gives the channel another epoch
             logger.error("the store has another publication", extra={"channel": channel, "offset": rows[0].offset})
             MESSAGES.labels("conflict").inc()

@@ -5,17 +5,27 @@
 -- KEYS: log, meta, then keys to forget, then keys to remember, then, if the feed may tell of the channel, its stream.
 -- ARGV: epoch, top of the store, token of the incarnation, number of keys to forget, time of the store's newest
 --   publication (Unix ms), entries that the stream of the feed keeps (empty: none is given), its name in gaps,
---   offset up to which the caller has dealt with what was readable, pub/sub channel, then per key to remember: position,
---   ttl_s.
+--   up to where the caller has dealt with what was readable (epoch, space, offset), pub/sub channel, then per key to
+--   remember: position, ttl_s.
 -- Returns 0 if Redis had all of it already, -2 if the feed must be told a gap and there is no stream, -3 if more has
 -- become readable than the caller has dealt with; then nothing was done; else 1.
 local known = redis.call('HMGET', KEYS[2], 'epoch', 'stored', 'top', 'time', 'counts', 'told', 'life', 'hinted', 'shown')
 local epoch, top, incarnation, forget = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
-if (tonumber(known[9]) or 0) > math.max(tonumber(known[2]) or 0, tonumber(ARGV[8])) then return -3 end
+local saved_epoch, saved = string.match(ARGV[8], '^(%S*) (%d+)$')
+if saved_epoch ~= known[1] then saved = 0 end
+if (tonumber(known[9]) or 0) > math.max(tonumber(known[2]) or 0, tonumber(saved)) then return -3 end
 local stored = known[1] == epoch and tonumber(known[2])
 local ahead = stored and stored >= top
-local unstored = redis.call('XRANGE', KEYS[1], string.format('%d-0', (stored or 0) + 1), '+')
-local whole = ahead and #unstored == tonumber(known[3]) - stored
+local places, low = {}, (stored or 0) + 1  -- of each entry that is not stored: its key, and where that leads
+while true do  -- in parts, since all of them at once may be very many bytes
+  local some = redis.call('XRANGE', KEYS[1], string.format('%d-0', low), '+', 'COUNT', 64)
+  for _, entry in ipairs(some) do
+    low = tonumber(string.match(entry[1], '^%d+')) + 1
+    places[#places + 1] = {entry[2][8], (known[1] or '') .. ' ' .. string.format('%d', low - 1)}
+  end
+  if #some < 64 then break end
+end
+local whole = ahead and #places == tonumber(known[3]) - stored
 -- What the store has and nobody committed is never told. If Redis has lost something, all groups are told that anyway.
 local generation = '%.(%d+)$'
 local gap = (known[6] or known[8]) and not ahead and string.match(known[7] or '', generation) == string.match(incarnation, generation)
@@ -24,9 +34,8 @@ if gap and not stream then return -2 end
 local last_key = stream and #KEYS - 1 or #KEYS
 if not whole then
   -- A key must not lead to a place that somebody else will be given. Those that the store has are remembered below.
-  for _, entry in ipairs(unstored) do
-    local place = (known[1] or '') .. ' ' .. string.match(entry[1], '^%d+')  -- what leads elsewhere is brought from the store
-    if entry[2][8] and redis.call('GET', entry[2][8]) == place then redis.call('DEL', entry[2][8]) end
+  for _, one in ipairs(places) do  -- what leads elsewhere is brought from the store
+    if one[1] and redis.call('GET', one[1]) == one[2] then redis.call('DEL', one[1]) end
   end
 end
 for index = 3, 2 + forget do

@@ -2,7 +2,8 @@
 -- Makes entries of a `stored` channel readable, and publishes them in the order of offsets.
 --
 -- The store must have them, unless ARGV[7] is 'q': then all of them must be such that may become readable before (field
--- `q`), and the meta has in `shown` up to where they are. What is above `stored` is never cut off, and does not expire.
+-- `q`), and the meta has in `shown` up to where they are. What is above `stored` is never cut off, and does not expire. The
+-- field says how many bytes of such entries there were up to this one, and `stored_bytes` how many of these are stored.
 --
 -- KEYS: log, meta, and, if the feed may tell of the channel, its stream of the feed, and the head of a conversation (see
 --   services/persistence/chat/inbox), which goes with an event that erases something.
@@ -14,9 +15,9 @@
 local log, meta = KEYS[1], KEYS[2]
 local known
 if KEYS[3] then
-  known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives', 'told', 'hinted')
+  known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives', 'queued_bytes', 'told', 'hinted')
 else
-  known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives')
+  known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'shown', 'lives', 'queued_bytes')
 end
 local stored, upto, shown, early = tonumber(known[3]), tonumber(ARGV[2]), tonumber(known[5]), ARGV[7] == 'q'
 if known[1] ~= ARGV[1] or not stored or known[4] ~= ARGV[5] then return -1 end
@@ -61,7 +62,7 @@ if kind then
       string.match(entry[1], '^%d+'), 'a', author, unpack(said))
   end
   -- What a persistence without the feed has committed in between, during an update, is made up for.
-  local last = tonumber(known[kind == 'b' and 8 or 7])
+  local last = tonumber(known[kind == 'b' and 9 or 8])
   if last and last < readable then
     local from, to = string.format('%d-0', last + 1), string.format('%d-0', readable)
     for _, entry in ipairs(redis.call('XRANGE', log, from, to, 'COUNT', 1000)) do tell(entry) end
@@ -77,6 +78,12 @@ for _, entry in ipairs(entries) do
   redis.call('PUBLISH', ARGV[4], 'p' .. known[1] .. ' ' .. string.match(entry[1], '^%d+') .. ' ' .. entry[2][4])
 end
 if early then return upto end
+if known[7] and upto < tonumber(known[2]) then
+  local last = redis.call('XRANGE', log, string.format('%d-0', upto), string.format('%d-0', upto))[1]
+  for at = 9, last and #last[2] or 0, 2 do
+    if last[2][at] == 'q' then redis.call('HSET', meta, 'stored_bytes', last[2][at + 1]) end
+  end
+end
 -- Cut at every sixteenth offset: up to fifteen more are kept.
 readable = math.max(readable, upto)
 local oldest = math.min(readable - tonumber(ARGV[3]), upto) + 1

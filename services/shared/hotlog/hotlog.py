@@ -38,6 +38,7 @@ MOST_NUMBERED = 256  # publications that one call appends: Redis does nothing el
 MOST_COMMITTED = 256  # entries that one call makes readable
 NEEDS_FEED = -2  # result of a call that must tell the feed of it, and was not given its stream
 STAMP_BYTES = 7  # length of the time that Redis appends to a publication: see stamp.lua
+MAX_UNSTORED_BYTES = 16 << 20  # of a channel, unless the setting says otherwise
 META_TTL_S = 720 * 3600  # seconds for which the meta of a `hot` channel is kept: wire protocol, 11.1
 _EPOCH_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _rng = random.Random(os.urandom(32))  # fast, as an epoch is made for every batch; epochs need not be secret
@@ -109,6 +110,7 @@ class Appended(NamedTuple):
     because of its guard or its latest time.
     `stamp`: encoded time that Redis appended to each new publication; the same bytes must be stored.
     `counts`: None if the channel does not count.
+    `may_be_queued`: whether anything of the channel may become readable before it is stored.
     """
 
     epoch: str
@@ -116,6 +118,7 @@ class Appended(NamedTuple):
     stamp: bytes
     offsets: list[int]
     counts: Counts | None = None
+    may_be_queued: bool = False
 
 
 class Page(NamedTuple):
@@ -126,17 +129,20 @@ class Page(NamedTuple):
     epoch: str
 
 
-def append_call(batch: Batch, *, incarnation: str, max_unstored: int) -> Call:
+def append_call(
+    batch: Batch, *, incarnation: str, max_unstored: int, max_unstored_bytes: int = MAX_UNSTORED_BYTES
+) -> Call:
     """Return the call that appends one batch.
 
     `incarnation`: the one in which the channel was compared with the store.
     `max_unstored`: entries of the channel that may be numbered and not stored.
+    `max_unstored_bytes`: the same in bytes, of those that may become readable before they are stored.
     """
     channel, _, history_ttl_s, items, queued = batch
     names = [keys.log(channel), keys.meta(channel)]
     arguments: list[str | bytes | int] = [incarnation, history_ttl_s, KEY_TTL_S, max_unstored, 0]
     if queued:
-        arguments[3] = f"-{max_unstored}"
+        arguments[3] = f"-{max_unstored} {max_unstored_bytes}"
     terms: list[str | bytes | int] = []
     told = special = False
     for publication_id, publication, user, key, author, flags, guard, latest_ms, hidden, users in items:
@@ -165,12 +171,12 @@ def appended(result: Any) -> Appended | None:
     found = raise_for_error(result)
     if not found:
         return None
-    epoch, stored, stamp, counted, *offsets = found
+    epoch, stored, stamp, counted, may_be_queued, *offsets = found
     counts = None
     if counted:
         n, mv, mv_behind, *refused = counted
         counts = Counts(n, mv, mv_behind, [place - 1 for place in refused])
-    return Appended(epoch.decode(), stored, stamp, offsets, counts)
+    return Appended(epoch.decode(), stored, stamp, offsets, counts, bool(may_be_queued))
 
 
 def commit_call(
@@ -279,12 +285,12 @@ def advance_call(
     forget: Sequence[tuple[str, str]] = (),
     remember: Sequence[tuple[str, str, int, int]] = (),
     feed_max_entries: int = 0,
-    saved: int = 0,
+    saved: tuple[str, int] = ("", 0),
 ) -> Call:
     """Return the call that sets Redis, which is behind, to the store's state.
 
     Its result is `NEEDS_FEED` if nothing was done: call again with `feed_max_entries`. It is `queued.HAS_MORE` if
-    nothing was done since something above `saved` is readable that the store may lack.
+    nothing was done since something above `saved`, epoch and offset, is readable that the store may lack.
 
     `time_ms` is that of the newest publication; `forget` has (user, key), `remember` (user, key, offset, ttl_s).
     `feed_max_entries`: entries that a stream of the feed keeps; 0: the feed does not tell of the channel.
@@ -297,7 +303,7 @@ def advance_call(
         shard = keys.feed_shard(channel)
         names.append(keys.commits(shard))
         arguments[5:] = feed_max_entries, f"feed{shard}"
-    arguments += (saved, keys.pub(channel))
+    arguments += (" ".join(map(str, saved)), keys.pub(channel))
     for _, _, offset, ttl_s in remember:
         arguments += (f"{epoch} {offset}", ttl_s)
     return Call(ADVANCE, names, arguments)
@@ -412,10 +418,12 @@ def page(result: Any) -> Page | None:
 
 
 class Unstored(NamedTuple):
-    """Entries of a `stored` channel that are not stored, as far as Redis knows.
+    """A page of the entries of a `stored` channel that are not stored, as far as Redis knows.
 
     `stored`: the last one that is. `incarnation`: the one in which the channel was last compared with the store.
     `readable`: the readable top, which is higher if publications were acknowledged before they were stored.
+    `top`: the last one that was numbered.
+    `may_be_queued`: whether anything of the channel may become readable before it is stored.
     """
 
     epoch: str
@@ -423,11 +431,21 @@ class Unstored(NamedTuple):
     entries: list[Entry]
     incarnation: str
     readable: int
+    top: int
+    may_be_queued: bool
 
 
-def unstored_call(channel: str, limit: int) -> Call:
-    """Return the call for the entries that are not stored, oldest first."""
-    return Call(UNSTORED, [keys.log(channel), keys.meta(channel)], [limit])
+def unstored_call(
+    channel: str, limit: int, *, max_bytes: int = 1 << 50, since_offset: int = 0, reverse: bool = False
+) -> Call:
+    """Return the call for a page of the entries that are not stored, oldest first.
+
+    `limit`, `max_bytes`: most entries, and of publications; the one that reaches `max_bytes` is the last one.
+    `since_offset`: the page begins behind it. `reverse`: newest first, only readable ones; then it begins below
+    `since_offset`, or with 0 at the readable top.
+    """
+    arguments: list[str | bytes | int] = [limit, max_bytes, since_offset, "r" if reverse else ""]
+    return Call(UNSTORED, [keys.log(channel), keys.meta(channel)], arguments)
 
 
 def unstored(result: Any) -> Unstored | None:
@@ -435,11 +453,13 @@ def unstored(result: Any) -> Unstored | None:
     found = raise_for_error(result)
     if not found:
         return None
-    epoch, stored, entries, incarnation, readable = found
+    epoch, stored, entries, incarnation, readable, top, may_be_queued = found
     return Unstored(
         epoch.decode(),
         int(stored),
         [decode_entry(int(name.split(b"-")[0]), fields) for name, fields in entries],
         incarnation.decode(),
         int(readable),
+        int(top),
+        bool(may_be_queued),
     )

@@ -15,14 +15,29 @@ local function flags_of(fields)
   return 0
 end
 
+-- Calls a function with each entry from one offset to another ('+': the last one), in parts, since all of them at once may
+-- be very many bytes; returns how many there are.
+local function each(from, to, see)
+  local count = 0
+  while true do
+    local some = redis.call('XRANGE', KEYS[2], string.format('%d-0', from), to, 'COUNT', 64)
+    for _, entry in ipairs(some) do
+      from = tonumber(string.match(entry[1], '^%d+')) + 1
+      if see then see(from - 1, entry[2]) end
+    end
+    count = count + #some
+    if #some < 64 then return count end
+  end
+end
+
 local known = redis.call('HMGET', KEYS[1], 'epoch', 'stored', 'top', 'counts', 'erased', 'shown')
 if not known[1] or not known[2] then return -1 end
 if known[1] ~= ARGV[1] or tonumber(known[2]) < tonumber(ARGV[2]) then return 0 end
 if tonumber(known[2]) > tonumber(ARGV[2]) and ARGV[4] ~= '1' then return 2 end
 local shown = tonumber(known[6]) or 0
 if shown > tonumber(known[2]) then
-  local readable = redis.call('XRANGE', KEYS[2], string.format('%d-0', known[2] + 1), string.format('%d-0', shown))
-  if #readable ~= shown - tonumber(known[2]) then return 3 end
+  local readable = each(tonumber(known[2]) + 1, string.format('%d-0', shown), nil)
+  if readable ~= shown - tonumber(known[2]) then return 3 end
 end
 redis.call('HSET', KEYS[1], 'life', ARGV[3])
 if tonumber(ARGV[7]) > (tonumber(known[5]) or 0) then
@@ -32,13 +47,12 @@ if tonumber(ARGV[7]) > (tonumber(known[5]) or 0) then
 end
 if known[4] or ARGV[5] ~= '0' or ARGV[6] ~= '0' then
   local top, n, mv = tonumber(known[3]), tonumber(ARGV[5]), tonumber(ARGV[6])
-  local above = redis.call('XRANGE', KEYS[2], string.format('%d-0', tonumber(ARGV[2]) + 1), '+')
-  if #above == top - tonumber(ARGV[2]) then
-    for _, entry in ipairs(above) do
-      local flags = flags_of(entry[2])
-      if flags % 2 >= 1 then n = n + 1 end
-      if flags % 4 >= 2 then mv = tonumber(string.match(entry[1], '^%d+')) end
-    end
+  local above = each(tonumber(ARGV[2]) + 1, '+', function(offset, fields)
+    local flags = flags_of(fields)
+    if flags % 2 >= 1 then n = n + 1 end
+    if flags % 4 >= 2 then mv = offset end
+  end)
+  if above == top - tonumber(ARGV[2]) then
     redis.call('HSET', KEYS[1], 'counts', string.format('%d %d %d', top, n, mv))
   elseif tonumber(string.match(known[4] or '', '^%d+')) ~= top then
     redis.call('HSET', KEYS[1], 'counts', '')  -- not known: the store has gone on meanwhile, and is to be asked again

@@ -221,6 +221,20 @@ class DynamoDbLogStore:
                 break
         return page, found
 
+    async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
+        async with self._operation("ids"):
+            found = await self._chains.channel(channel)
+            if found is None:
+                return []
+            page: list[tuple[int, bytes]] = []
+            high = min(upto, self._chains.end_of(found.bucket))
+            async for item in self._chains.upward(channel, since_offset + 1, high, limit):
+                numbered = ((offset, row.id) for offset, row in enumerate(item.rows, item.first))
+                page += [one for one in numbered if since_offset < one[0] <= high]
+                if len(page) >= limit:
+                    break
+            return page[:limit]
+
     async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:
         async with self._operation("erase"):
             return await erasing.replace(self._chains, channel, publications)
@@ -331,12 +345,13 @@ class DynamoDbLogStore:
         self._writer.forget()
         self._kept = Heartbeat(0, 0)
         await self.keep_heartbeat(seen)
+        await self.heartbeat()  # reads the mark: what this process writes in former epochs is refused from here on
 
     async def _write(self, channel: str, rows: Sequence[Row]) -> Written | Unavailable:
         """Write rows of one channel; a failure is returned."""
         try:
             async with self._operation("write"):
-                return await self._writer.write(channel, rows)
+                return await self._writer.write(channel, rows, self._restored)
         except Unavailable as error:
             return error
 

@@ -1,19 +1,26 @@
 """Writes to a channel's chain.
 
 An item is put where nothing is; if something is there, its ids are compared with ours.
+
+Rows with an epoch are put in a transaction that also looks whether the channel's item has that epoch. It costs twice as
+much as a put, so only channels of durability `queued` have it: what they acknowledged early must not lose its place to
+a late write. The mark of a restore, which is the end of an epoch, is compared with what this process read last.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from services.persistence.adapters.dynamodb.chain import Chains
 from services.persistence.adapters.dynamodb.items import (
     MAX_ROW_BYTES,
     BatchItem,
+    channel_key,
     first_item,
     from_attributes,
     packed,
@@ -22,7 +29,7 @@ from services.persistence.adapters.dynamodb.items import (
 )
 from services.persistence.domain.ports import Row, Written
 from services.persistence.metrics import COMMITS
-from services.shared.dynamodb.client import ConditionFailed
+from services.shared.dynamodb.client import ConditionFailed, item_of
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS
 
@@ -30,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 TOP_TTL_S = 60.0  # far below the 7 days of emptied items: nobody believes that a taken place is free
 MAX_TOPS = 100_000  # channels
+
+
+class _EpochIsOver(Exception):
+    """The channel has another epoch than the rows."""
 
 
 class Tops:
@@ -66,10 +77,10 @@ class ChainWriter:
         self._chains, self._clock = chains, clock
         self.tops = Tops()
 
-    async def write(self, channel: str, rows: Sequence[Row]) -> Written:
+    async def write(self, channel: str, rows: Sequence[Row], restored: str = "") -> Written:
         """Store consecutive rows of one channel.
 
-        A row that is there already with the same id is a success.
+        A row that is there already with the same id is a success. `restored`: the mark of the last restore.
 
         Raises:
             Unavailable: any number of the first rows may be stored.
@@ -81,7 +92,7 @@ class ChainWriter:
             top = await self._read_top(channel)
         if top is None:
             return Written(0, True)
-        written = await self._append(channel, rows, top)
+        written = await self._append(channel, rows, top, restored)
         if not written.conflict:  # after a conflict it may be wrong
             self.tops.put(channel, written.top, now)
         return written
@@ -90,7 +101,7 @@ class ChainWriter:
         """Forget all tops: the table may be another one now."""
         self.tops = Tops()
 
-    async def _append(self, channel: str, rows: Sequence[Row], top: int) -> Written:
+    async def _append(self, channel: str, rows: Sequence[Row], top: int, restored: str) -> Written:
         """Write rows, given the top that the chain is believed to have."""
         if rows[0].offset > top + 1 or rows[-1].offset - rows[0].offset != len(rows) - 1:
             logger.critical("a hole in the log", extra={"channel": channel, "top": top, "next": rows[0].offset})
@@ -100,7 +111,10 @@ class ChainWriter:
             return Written(top, True)
         while left := rows[max(0, top + 1 - first) :]:
             mine = first_item(left, self._chains.bucket_offsets)
-            theirs = await self._put(channel, mine)
+            try:
+                theirs = await self._put(channel, mine, restored)
+            except _EpochIsOver:
+                return Written(top, True, is_stale=True)
             if theirs is None:
                 top = mine[-1].offset
             elif any(there.id != row.publication_id for there, row in zip(theirs.rows, left, strict=False)):
@@ -109,13 +123,16 @@ class ChainWriter:
                 top = theirs.last
         return Written(top, False)
 
-    async def _put(self, channel: str, rows: Sequence[Row]) -> BatchItem | None:
+    async def _put(self, channel: str, rows: Sequence[Row], restored: str) -> BatchItem | None:
         """Put an item with these rows; return the item that is there already, if any.
 
         Raises:
             Unavailable: DynamoDB does not answer, or a row is too large.
+            _EpochIsOver: the channel has another epoch than the rows; nothing was put.
         """
-        chains, first = self._chains, rows[0].offset
+        chains, first, epoch = self._chains, rows[0].offset, rows[0].epoch
+        if epoch and not epoch.endswith(restored):
+            raise _EpochIsOver
         if any(row_bytes(row) > MAX_ROW_BYTES for row in rows):
             logger.error("a publication is too large for DynamoDB", extra={"channel": channel, "offset": first})
             raise Unavailable("a publication is too large for DynamoDB")
@@ -124,18 +141,39 @@ class ChainWriter:
         begins = next((row.offset for row in rows if row.flags and _begins_counting(row)), None)
         if begins is not None:
             await chains.begin_counting(channel, begins)
+        put = {
+            "TableName": chains.table,
+            "Item": to_attributes(chains.partition_of(channel, first), packed(rows, self._clock())),
+            "ConditionExpression": "attribute_not_exists(p)",
+            "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+        }
         try:
-            await chains.db.call(
-                "put_item",
-                TableName=chains.table,
-                Item=to_attributes(chains.partition_of(channel, first), packed(rows, self._clock())),
-                ConditionExpression="attribute_not_exists(p)",
-                ReturnValuesOnConditionCheckFailure="ALL_OLD",
-            )
+            if epoch:
+                await self._put_in_epoch(channel, put, epoch.removesuffix(restored))
+            else:
+                await chains.db.call("put_item", **put)
         except ConditionFailed as failed:
-            return from_attributes(failed.item)
+            there = failed.parts.get(0) if epoch else failed.item
+            if not there:
+                raise _EpochIsOver from None
+            return from_attributes(there)
         COMMITS.inc()
         return None
+
+    async def _put_in_epoch(self, channel: str, put: Mapping[str, Any], epoch: str) -> None:
+        """Put an item if the channel has this epoch. Raises as `DynamoDb.call`."""
+        check = {
+            "TableName": self._chains.table,
+            "Key": channel_key(channel),
+            "ConditionExpression": "epoch = :epoch",
+            "ExpressionAttributeValues": item_of({":epoch": epoch}),
+        }
+        # With the token DynamoDB drops an attempt that arrives once more, late.
+        await self._chains.db.call(
+            "transact_write_items",
+            TransactItems=[{"Put": put}, {"ConditionCheck": check}],
+            ClientRequestToken=str(uuid.uuid4()),
+        )
 
     async def _conflicts(self, channel: str, rows: Sequence[Row]) -> bool:
         """Whether an offset has another publication, or one that can't be compared."""

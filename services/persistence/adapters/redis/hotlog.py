@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from redis import exceptions
 
 from services.persistence.adapters.redis.rewrites import note_call
-from services.persistence.domain.ports import ChannelState, KnownKey
+from services.persistence.domain.backlog import pages
+from services.persistence.domain.ports import PAGE_BYTES, ChannelState, KnownKey
 from services.persistence.metrics import REBUILT, REDIS_SECONDS
 from services.shared.errors import Unavailable
 from services.shared.hotlog import erasing, hotlog, keys, queued
@@ -23,7 +25,6 @@ _REBUILD_EVERY_S = (
     0.05  # least time between rebuilds that keep readable entries, seconds: each blocks Redis for about 2 ms
 )
 _ERASED_AT_ONCE = 100  # publications of one script
-_UNSTORED_KEYS = 20_000  # entries not stored whose keys are looked at
 
 
 class RedisHotLog:
@@ -37,16 +38,18 @@ class RedisHotLog:
         *,
         saw_writes: Callable[[str, int], None] = lambda incarnation, writes: None,
         feed_max_entries: int = hotlog.FEED_MAX_ENTRIES,
+        max_unstored_bytes: int = hotlog.MAX_UNSTORED_BYTES,
     ) -> None:
         """Create it on a connection.
 
         `incarnation` returns the token of the present incarnation. `writes` returns how many writes of `hot` logs Redis
         must have, unless it went back. `saw_writes` gets the incarnation and their number in it; 0: Redis went back.
-        `feed_max_entries`: entries that a stream of the feed keeps.
+        `feed_max_entries`: entries that a stream of the feed keeps. `max_unstored_bytes`: of a channel, that may be
+        readable before they are stored; beyond, an item gets no offset.
         """
         self._client = client
         self._incarnation, self._writes, self._saw_writes = incarnation, writes, saw_writes
-        self._feed_max_entries = feed_max_entries
+        self._feed_max_entries, self._max_unstored_bytes = feed_max_entries, max_unstored_bytes
         self._full_rebuild_at = 0.0  # monotonic time from which a rebuild may keep readable entries
         self._told: set[str] = set()  # channels that the feed tells of
 
@@ -65,7 +68,8 @@ class RedisHotLog:
         incarnation = self._incarnation()
         self._remember_told([batch.channel for batch in batches if batch.items and batch.items[0].author is not None])
         calls = [hotlog.mark_call([batch.channel for batch in batches])]
-        calls += [hotlog.append_call(batch, incarnation=incarnation, max_unstored=max_unstored) for batch in batches]
+        limits = {"max_unstored": max_unstored, "max_unstored_bytes": self._max_unstored_bytes}
+        calls += [hotlog.append_call(batch, incarnation=incarnation, **limits) for batch in batches]
         marked, *results = await self._run("append", calls)
         raise_for_error(marked)
         outcomes: list[Appended | Exception | None] = []
@@ -156,12 +160,12 @@ class RedisHotLog:
         time_ms: int,
         known: Sequence[KnownKey],
         forget: Sequence[tuple[str, str]],
-        saved: int = 0,
+        saved: tuple[str, int] = ("", 0),
     ) -> bool:
         if len(known) > _KEYS_AT_ONCE:
-            (found,) = await self.unstored([channel], _UNSTORED_KEYS)
-            doubtful = {keys.unpair(entry.key) for entry in found.entries} if found is not None else set()
-            doubtful |= set(forget)  # the script drops these, and must bring them again in the same step
+            doubtful = set(forget)  # the script drops these, and must bring them again in the same step
+            async for page in pages(self, channel):
+                doubtful |= {keys.unpair(entry.key) for entry in page.entries}
             again = [one for one in known if (one.user, one.key) in doubtful]
             known = [*again, *await self._remember(channel, state, known)]
         for most in (self._feed_max_entries if channel in self._told else 0, self._feed_max_entries):
@@ -192,8 +196,19 @@ class RedisHotLog:
             raise_for_error((await self._run("remember", [hotlog.remember_call(channel, state.epoch, some)]))[0])
         return known[:_KEYS_AT_ONCE]
 
-    async def unstored(self, channels: Sequence[str], limit: int) -> list[Unstored | None]:
-        results = await self._run("unstored", [hotlog.unstored_call(channel, limit) for channel in channels])
+    async def unstored(
+        self,
+        channels: Sequence[str],
+        limit: int,
+        *,
+        max_bytes: int = PAGE_BYTES,
+        since_offset: int = 0,
+        reverse: bool = False,
+    ) -> list[Unstored | None]:
+        page = partial(
+            hotlog.unstored_call, limit=limit, max_bytes=max_bytes, since_offset=since_offset, reverse=reverse
+        )
+        results = await self._run("unstored", [page(channel) for channel in channels])
         return [hotlog.unstored(result) for result in results]
 
     async def readable(self, channel: str) -> ChannelState | None:
