@@ -7,7 +7,9 @@ import os
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,7 +17,7 @@ from services.persistence.domain.draining import Handover, Sink
 from services.persistence.domain.ports import Row
 from services.persistence.queue import messages
 from services.persistence.queue.messages import QueuedRows, UnreadableMessage, decode, encode
-from services.persistence.queue.outbox import OVERDUE_S, PAST_S, Outbox
+from services.persistence.queue.outbox import AWAY_S, OVERDUE_S, PAST_S, Outbox
 from services.persistence.queue.settings import SqsSettings
 from services.persistence.queue.sqs import Message, SqsQueue
 from services.persistence.queue.storing import store_messages
@@ -31,6 +33,7 @@ from tests.support.log import append
 from tests.support.persistence import CHANNEL, Process, Site, Store, both, request
 from tests.support.sqs import sqs_address as sqs_address
 from tests.support.sqs import sqs_settings as sqs_settings
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
 
 
@@ -284,6 +287,64 @@ async def test_a_queue_that_takes_nothing_is_late_from_the_first_attempt_on(site
         now += 1.0
     late = rows(4, 6)
     assert await outbox.hand_over(CHANNEL, "epoch", late) == (late, False)
+
+
+@both
+async def test_an_sqs_that_takes_connections_and_does_not_answer_stops_no_storing(
+    queue: SqsQueue, sqs_settings: SqsSettings, site: Site, apart: bool
+) -> None:
+    """By the clock of the outbox nothing is ever late."""
+    address = urlsplit(sqs_settings.endpoint)
+    assert address.hostname is not None
+    assert address.port is not None
+    async with TcpProxy(address.hostname, address.port) as proxy:
+        behind = SqsQueue(replace(sqs_settings, endpoint=f"http://127.0.0.1:{proxy.port}"))
+        process = with_sink(site, Outbox(behind, site.store, clock=lambda: 0.0), apart=apart)
+        await publish(process, "sent")
+
+        async def is_sent() -> bool:
+            return (await queue.counts())[0] == 1
+
+        await until(is_sent)
+        proxy.stall()
+        channels = [f"chat:{number}" for number in range(30)]
+        for channel in channels:
+            await publish(process, "while it hangs", channel=channel)
+
+        async def all_are_stored() -> bool:
+            return all([len(await site.stored(channel)) == 1 for channel in channels])
+
+        await until(all_are_stored)
+        proxy.flow()
+        await process.close()
+        site.processes.remove(process)
+        await behind.close()
+
+
+async def test_a_queue_that_does_not_answer_is_left_alone_and_tried_by_one_call(site: Site) -> None:
+    class Hanging:
+        calls, answers = 0, False
+
+        async def send(self, bodies: Sequence[str]) -> list[bool]:
+            self.calls += 1
+            if not self.answers:
+                raise Unavailable("it does not answer")
+            return [True] * len(bodies)
+
+    now, queue = 100.0, Hanging()
+    outbox = Outbox(queue, site.store, clock=lambda: now)
+    for first in (1, 4):
+        some = rows(first, first + 2)
+        assert await outbox.hand_over(CHANNEL, "epoch", some) == (some, False)
+    assert queue.calls == 1
+    now += AWAY_S
+    for _ in range(2):
+        assert await outbox.hand_over(CHANNEL, "epoch", some) == (some, False)
+    assert queue.calls == 2, "one call tries it"
+    queue.answers, now = True, now + AWAY_S
+    assert await outbox.hand_over(CHANNEL, "epoch", some) == ([], True)
+    assert await outbox.hand_over("chat:b", "epoch", [row(1, channel="chat:b")]) == ([], True)
+    assert queue.calls == 4
 
 
 async def test_what_the_queue_did_not_take_is_sent_again_with_all_behind_it(queue: SqsQueue, site: Site) -> None:

@@ -57,9 +57,7 @@ async def _unstored(hot: HotLog, channel: str, top: ChannelState, **bounds: Unpa
         return []
     while len(entries) < limit and left > 0:
         most = min(limit - len(entries), _ENTRIES)
-        (found,) = await hot.unstored(
-            [channel], most, max_bytes=min(left, _BYTES), since_offset=at, reverse=reverse
-        )
+        (found,) = await hot.unstored([channel], most, max_bytes=min(left, _BYTES), since_offset=at, reverse=reverse)
         if found is None or found.epoch != top.epoch or not found.entries:
             break
         entries += [entry for entry in found.entries if entry.offset <= top.top]

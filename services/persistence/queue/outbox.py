@@ -2,10 +2,14 @@
 
 What the store lacks 5 s after it was sent is stored by persistence, and so is all of the channel for the next 30 s: if
 no worker works, a busy channel would otherwise wait for 5 s again and again. Then its rows are sent again.
+
+A queue that does not answer a call, within 3 s, is left alone for 30 s: persistence stores the rows of all channels
+itself at once. Then one call tries it, and until that is answered the others go on past it.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +19,14 @@ from services.persistence.domain.draining import Handover
 from services.persistence.domain.ports import LogStore, Row
 from services.persistence.queue.messages import encode, fits, portions
 from services.persistence.queue.metrics import PAST
+from services.shared.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 OVERDUE_S = 5.0  # what the store does not have so long after it was sent, persistence stores itself
 PAST_S = 30.0  # how long a channel then goes past the queue, before it is tried again, seconds
+AWAY_S = 30.0  # how long a queue that does not answer is left alone, seconds
+_TRY_S = 5.0  # longest trial of whether it answers again, seconds
 _LOOK_S = 0.5  # least time between looks what the store has of a channel, seconds
 _MAX_CHANNELS = 200_000
 
@@ -25,7 +34,8 @@ _MAX_CHANNELS = 200_000
 class Queue(Protocol):
     """What persistence needs of a queue; see `SqsQueue`."""
 
-    async def send(self, bodies: Sequence[str]) -> list[bool]: ...
+    async def send(self, bodies: Sequence[str]) -> list[bool]:
+        """Return which messages were taken; raises `Unavailable` if it does not answer."""
 
 
 @dataclass(slots=True)
@@ -49,6 +59,7 @@ class Outbox:
     def __init__(self, queue: Queue, store: LogStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue, self._store, self._clock = queue, store, clock
         self._sent: dict[str, _Sent] = {}
+        self._away_until = 0.0  # until when all go past the queue; 0: it answers
         self._past_until: dict[str, float] = {}  # by channel that was late: until when it goes past the queue
 
     async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
@@ -58,6 +69,12 @@ class Outbox:
             Unavailable: the store does not answer.
         """
         first, now = rows[0].offset, self._clock()
+        if self._away_until:
+            if now < self._away_until:
+                PAST.labels("away").inc(len(rows))
+                self._sent.pop(channel, None)
+                return Handover(rows, False)
+            self._away_until = now + _TRY_S  # this call tries it
         if channel in self._past_until:
             if now < self._past_until[channel]:
                 PAST.labels("late").inc(len(rows))
@@ -87,7 +104,16 @@ class Outbox:
             if not fits(portion):
                 PAST.labels("large").inc(portion[-1].offset - first + 1)
                 return self._until(channel, rows, portion[-1].offset)
-        for portion, taken in zip(unsent, await self._queue.send([encode(epoch, one) for one in unsent]), strict=True):
+        try:
+            all_taken = await self._queue.send([encode(epoch, one) for one in unsent]) if unsent else []
+        except Unavailable as error:
+            self._away_until = self._clock() + AWAY_S
+            logger.warning("the queue does not answer: its rows are stored past it", extra={"error": str(error)})
+            PAST.labels("away").inc(len(rows))
+            return self._until(channel, rows, rows[-1].offset)
+        if unsent:
+            self._away_until = 0.0
+        for portion, taken in zip(unsent, all_taken, strict=True):
             if not taken:
                 break
             sent.upto = portion[-1].offset

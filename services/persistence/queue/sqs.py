@@ -1,6 +1,9 @@
 """SQS by boto3, in threads.
 
 Standard queues: messages may come twice, and in another order. The answers to batches are read item by item.
+
+Sending has a client and threads of its own, with a short limit for each call: publications wait for it. Receiving waits
+for messages, and so may take long.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ _KEPT_S = 14 * 86_400  # how long a created queue keeps messages, seconds
 _WAIT_S = 10  # longest wait of a receiver for messages, seconds
 _HELD_S = 30  # how long a received message is hidden from other receivers, seconds
 _TIMEOUT_S = 5.0  # longest call besides its waiting, seconds
+_SEND_S = 2.5  # longest wait for data of an answer to a sender, seconds
+_SENT_S = 3.0  # longest call of a sender, with its wait for a thread, seconds
+_SENDERS = 8  # concurrent calls of senders
 
 
 class Message(NamedTuple):
@@ -37,7 +43,11 @@ class Message(NamedTuple):
     body: str
 
 
-class QueueMissing(Unavailable):
+class QueueRefused(Unavailable):
+    """SQS refused a call."""
+
+
+class QueueMissing(QueueRefused):
     """There is no such queue."""
 
 
@@ -54,28 +64,17 @@ class SqsQueue:
             ConfigError: boto3 does not accept the settings.
         """
         self._settings = settings
-        threads = settings.receivers + 4
-        self._executor = ThreadPoolExecutor(threads, "sqs")
         self._urls: dict[str, str] = {}
         try:
-            self._client = boto3.session.Session().client(
-                "sqs",
-                region_name=settings.region,
-                endpoint_url=settings.endpoint or None,
-                config=Config(
-                    connect_timeout=1.0,
-                    read_timeout=_TIMEOUT_S + _WAIT_S,
-                    max_pool_connections=threads,
-                    retries={"total_max_attempts": 2, "mode": "standard"},
-                ),
-            )
+            self._calls = _Calls(settings, settings.receivers + 4, read_timeout_s=_TIMEOUT_S + _WAIT_S, attempts=2)
+            self._sends = _Calls(settings, _SENDERS, read_timeout_s=_SEND_S, attempts=1, deadline_s=_SENT_S)
         except (BotoCoreError, ValueError) as error:
             raise ConfigError(f"SQS_ENDPOINT, AWS_REGION: {error}") from error
 
     async def close(self) -> None:
         """Wait for running calls, then close the connections."""
-        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
-        self._client.close()
+        await self._calls.close()
+        await self._sends.close()
 
     async def prepare(self) -> None:
         """Look for the queue; create it and its dead-letter queue with SQS_CREATE_QUEUES.
@@ -85,10 +84,11 @@ class SqsQueue:
         """
         settings = self._settings
         if settings.create_queues:
-            dead = await self._call("create_queue", QueueName=settings.dead_queue, Attributes=_attributes())
-            found = await self._call("get_queue_attributes", QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
+            dead = await self._calls.call("create_queue", QueueName=settings.dead_queue, Attributes=_attributes())
+            url = dead["QueueUrl"]
+            found = await self._calls.call("get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn"])
             policy = {"deadLetterTargetArn": found["Attributes"]["QueueArn"], "maxReceiveCount": RECEIPTS}
-            await self._call(
+            await self._calls.call(
                 "create_queue",
                 QueueName=settings.queue,
                 Attributes=_attributes(VisibilityTimeout=str(_HELD_S), RedrivePolicy=json.dumps(policy)),
@@ -106,20 +106,23 @@ class SqsQueue:
     async def send(self, bodies: Sequence[str]) -> list[bool]:
         """Send messages; return which of them were taken.
 
-        It does not raise: what was not taken is sent again by the caller.
+        What was not taken is sent again by the caller.
+
+        Raises:
+            Unavailable: SQS does not answer within 3 s a call. Some may be sent.
         """
         taken: list[bool] = []
         for portion in _portions(bodies):
             entries = [{"Id": str(index), "MessageBody": body} for index, body in enumerate(portion)]
             try:
-                url = await self._url(self._settings.queue)
-                reply = await self._call("send_message_batch", QueueUrl=url, Entries=entries)
-            except Unavailable:
+                url = await self._url(self._settings.queue, self._sends)
+                reply = await self._sends.call("send_message_batch", QueueUrl=url, Entries=entries)
+            except QueueRefused:
                 taken += [False] * len(portion)
                 continue
             done = {one["Id"] for one in reply.get("Successful", [])}
             taken += [str(index) in done for index in range(len(portion))]
-        SENT.inc(sum(taken))
+            SENT.inc(len(done))
         return taken
 
     async def receive(self, *, dead: bool = False, wait_s: int = _WAIT_S, held_s: int = _HELD_S) -> list[Message]:
@@ -128,7 +131,7 @@ class SqsQueue:
         `dead`: of the dead-letter queue. They are hidden from others for `held_s` seconds.
         """
         url = await self._url(self._settings.dead_queue if dead else self._settings.queue)
-        reply = await self._call(
+        reply = await self._calls.call(
             "receive_message",
             QueueUrl=url,
             MaxNumberOfMessages=_AT_ONCE,
@@ -142,7 +145,7 @@ class SqsQueue:
         if messages:
             url = await self._url(self._settings.dead_queue if dead else self._settings.queue)
             entries = [{"Id": str(index), "ReceiptHandle": one.receipt} for index, one in enumerate(messages)]
-            await self._call("delete_message_batch", QueueUrl=url, Entries=entries)
+            await self._calls.call("delete_message_batch", QueueUrl=url, Entries=entries)
 
     async def put_back(self, messages: Sequence[Message], after_s: int, *, dead: bool = False) -> None:
         """Have up to 10 messages come again after some seconds."""
@@ -152,13 +155,13 @@ class SqsQueue:
                 for index, one in enumerate(messages)
             ]
             url = await self._url(self._settings.dead_queue if dead else self._settings.queue)
-            await self._call("change_message_visibility_batch", QueueUrl=url, Entries=entries)
+            await self._calls.call("change_message_visibility_batch", QueueUrl=url, Entries=entries)
 
     async def counts(self) -> tuple[int, int]:
         """Return about how many messages wait, and how many are in the dead-letter queue."""
         found: list[int] = []
         for name in (self._settings.queue, self._settings.dead_queue):
-            reply = await self._call(
+            reply = await self._calls.call(
                 "get_queue_attributes",
                 QueueUrl=await self._url(name),
                 AttributeNames=["ApproximateNumberOfMessages"],
@@ -166,25 +169,67 @@ class SqsQueue:
             found.append(int(reply["Attributes"]["ApproximateNumberOfMessages"]))
         return found[0], found[1]
 
-    async def _url(self, name: str) -> str:
+    async def _url(self, name: str, calls: _Calls | None = None) -> str:
         """Return the address of a queue."""
         if name not in self._urls:
-            self._urls[name] = (await self._call("get_queue_url", QueueName=name))["QueueUrl"]
+            self._urls[name] = (await (calls or self._calls).call("get_queue_url", QueueName=name))["QueueUrl"]
         return self._urls[name]
 
-    async def _call(self, op: str, **arguments: Any) -> Mapping[str, Any]:
+
+class _Calls:
+    """A client with threads of its own."""
+
+    def __init__(
+        self,
+        settings: SqsSettings,
+        threads: int,
+        *,
+        read_timeout_s: float,
+        attempts: int,
+        deadline_s: float | None = None,
+    ) -> None:
+        """Create the client. `deadline_s`: longest call, with its wait for a thread."""
+        self._executor, self._deadline_s = ThreadPoolExecutor(threads, "sqs"), deadline_s
+        self._client = boto3.session.Session().client(
+            "sqs",
+            region_name=settings.region,
+            endpoint_url=settings.endpoint or None,
+            config=Config(
+                connect_timeout=1.0,
+                read_timeout=read_timeout_s,
+                max_pool_connections=threads,
+                retries={"total_max_attempts": attempts, "mode": "standard"},
+            ),
+        )
+
+    async def close(self) -> None:
+        """Wait for running calls, then close the connections."""
+        await asyncio.to_thread(self._executor.shutdown, cancel_futures=True)
+        self._client.close()
+
+    async def call(self, op: str, **arguments: Any) -> Mapping[str, Any]:
+        """Make one call.
+
+        Raises:
+            QueueRefused: SQS refused it.
+            Unavailable: SQS does not answer.
+        """
+
         def run() -> Mapping[str, Any]:
             with CALLS.labels(op).time():
                 reply: Mapping[str, Any] = getattr(self._client, op)(**arguments)
                 return reply
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+            async with asyncio.timeout(self._deadline_s):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+        except TimeoutError:
+            raise Unavailable("SQS does not answer in time") from None
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if op == "get_queue_url" and "NonExistentQueue" in code:
                 raise QueueMissing(f"there is no queue {arguments['QueueName']}") from error
-            raise Unavailable(f"SQS refused: {code}") from error
+            raise QueueRefused(f"SQS refused: {code}") from error
         except BotoCoreError as error:
             raise Unavailable(f"SQS does not answer: {type(error).__name__}") from error
 
