@@ -287,7 +287,7 @@ class LogStoreContract:
         assert await everything(store) == pages([*rows(1, 3), *rows(4, 230, "b")])
 
     async def test_an_epoch_that_changes_meanwhile_is_over_for_the_rest_of_the_rows(self, store: LogStore) -> None:
-        """Whether the write or the change is first: a part of the rows is stored, from the first one on."""
+        """The write or the change is first: rows are stored from the first one on."""
         before = await store.open(CHANNEL)
         many = [row(offset)._replace(epoch=before.epoch) for offset in range(1, 1_001)]
         outcome, _ = await asyncio.gather(store.write(many), store.renew_epoch(CHANNEL, before, 5))

@@ -109,6 +109,27 @@ async def test_another_publication_waits_until_all_in_front_of_it_is_stored(site
     assert await site.stored() == [(1, "one"), (2, "two")]
 
 
+@both
+async def test_queued_publications_wait_for_no_write_of_others(site: Site, apart: bool) -> None:
+    process = begun(site.process(apart=apart))
+    await publish(process, "begin")
+    await process.append(channel="chat:stored")
+    await drained(site, process, 1)
+    may_write = process.store.hold_writes()
+    stored, same_batch = begin(process.log, [request(channel="chat:stored"), queued("two")])
+    await until(lambda: process.store.writes[-1] == [("chat:stored", 2)])
+    for outcome in (same_batch, *begin(process.log, [queued("three"), queued("first", channel="chat:b")])):
+        assert isinstance(await asyncio.wait_for(outcome, 30.0), AppendedPosition)
+    before, barrier = begin(process.log, [queued("four"), request("five")])
+    assert isinstance(await asyncio.wait_for(before, 30.0), AppendedPosition)
+    assert (stored.done(), barrier.done()) == (False, False)
+    may_write.set()
+    assert isinstance(await stored, AppendedPosition)
+    assert isinstance(await barrier, AppendedPosition)
+    await process.log.drain(30.0)
+    assert await site.stored() == list(enumerate(["begin", "two", "three", "four", "five"], 1))
+
+
 async def test_a_stored_publication_in_flight_is_not_shown_by_a_queued_one_of_another_replica(site: Site) -> None:
     first, second = begun(site.process()), begun(site.process())
     await publish(first, "begin")

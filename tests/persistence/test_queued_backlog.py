@@ -1,4 +1,4 @@
-"""What waits to be stored is bounded in bytes and taken in pages, on a real Redis and SQLite."""
+"""A backlog is bounded in bytes and taken in pages, on a real Redis and SQLite."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGE = 300_000
 
 
 class Watched:
-    """The largest page that Redis was asked for, and the largest write to the store: entries, and bytes."""
+    """The largest page of Redis, and the largest write: entries, and bytes."""
 
     def __init__(self, process: Process) -> None:
         self.page = self.write = (0, 0)

@@ -1,4 +1,4 @@
-"""What was acknowledged early is stored although the epoch of its channel changes, on a real Redis and SQLite."""
+"""What was acknowledged early is stored although epochs of channels change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def all_is_stored(process: Process) -> bool:
 
 
 async def restored(site: Site) -> None:
-    """As an operator does with `thalamus store restore`: every channel gets another epoch."""
+    """Give every channel another epoch, as `thalamus store restore` does."""
     await site.store.begin_new_epochs(await site.store.heartbeat())
 
 
@@ -168,7 +168,7 @@ async def test_a_redis_of_before_brings_nothing_back_that_is_stored_elsewhere(si
 async def test_each_acknowledged_publication_is_stored_once_whatever_becomes_of_the_epoch(
     site: Site, apart: bool, seed: int
 ) -> None:
-    """Redis loses nothing; generations and the store's epochs change, writes are late and fail."""
+    """Redis loses nothing; generations and epochs change, writes are late and fail."""
     print("seed", seed)
     rng = random.Random(seed)
     generation = 1

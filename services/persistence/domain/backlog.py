@@ -1,4 +1,4 @@
-"""Pages of what Redis has of a channel and the store lacks, and the rows that are made of it.
+"""Pages of what Redis has of a channel and the store lacks, and rows of them.
 
 While the store is away the backlog of a channel may be many megabytes. Nobody takes all of it at once: Redis serves
 nobody else while it makes a reply, and a write to the store must end in time. So each step takes a page, bounded in

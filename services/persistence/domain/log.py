@@ -25,8 +25,8 @@ stored, become readable and are acknowledged. If the process dies after the writ
 commits them. Publishers who repeat with their keys get 8 and 9.
 
 Trade-offs. A busy log makes few round trips, but a publication may wait for the batch before its own. In SQLite all
-channels share a batch, and a slow one delays all; in DynamoDB each channel has its own. See docs/decisions/0002, 0008,
-0049.
+channels but `queued` ones share a batch, and a slow one delays all; those, and all in DynamoDB, have their own. See
+docs/decisions/0002, 0008, 0049.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ _ROUNDS = 4  # attempts per batch: compare with the store, resolve a conflict, a
 _MAX_WAIT_S = 2.5  # longest wait in the queue, seconds: edges give up after 2.8 s
 _LONGEST_WAIT_S = 0.005  # longest linger, seconds: how long a busy process waits for a larger batch
 _SINK_SWEEP_AGE_S = 8.0  # least age of marks of rows that go through a sink, seconds: it has 5 s for them
+_MAX_QUEUED = 200_000  # channels that are remembered to be `queued`
 _SWEPT_AT_ONCE = 3  # channels that a sweep finishes concurrently
 _SWEEP_FAILURES = 3  # failed channels after which a sweep ends: each may have cost seconds
 
@@ -81,7 +82,8 @@ _Waiting = tuple[Request, int, OutcomeCallback]  # request, its index in the cal
 class Log:
     """Log of the `stored` channels: appends in batches, reads, sweeps and removals.
 
-    Requests wait in a keyed queue, by channel if the store writes each channel by itself, otherwise under one key.
+    Requests wait in a keyed queue: by channel if the store writes each channel by itself, or the channel is `queued`,
+    so that it waits for no write of others; otherwise under one key.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Log:
         self._comparison = Comparison(hot, store, self._sizes, self.erasures, first)
         self._early = EarlyAcknowledgement(hot, store, self._sizes)
         self._drainer = Drainer(hot, store, self._comparison, self._sizes, sink)
+        self._queued: set[str] = set()  # channels with queued publications
         self._early_sweep_age_s = 0.0 if sink is None else _SINK_SWEEP_AGE_S
         self._queue: KeyedQueue[_Waiting] = KeyedQueue(
             self._settle,
@@ -130,6 +133,10 @@ class Log:
         it would block its channel.
         """
         for index, request in enumerate(requests):
+            if request.queued:
+                if len(self._queued) >= _MAX_QUEUED:
+                    self._queued.clear()
+                self._queued.add(request.channel)
             key = self._key_of(request.channel)
             if is_larger(request.item, self._max_item_bytes):
                 on_outcome(index, TooLarge(f"at most {self._max_item_bytes} bytes can be stored"))
@@ -229,8 +236,8 @@ class Log:
         """
         await self.erasures.clean()
         marks = await due_marks(self._hot, age_s, self._early_sweep_age_s, limit)
-        if self._store.apart:  # the running batch finishes such a channel, or the next sweep does
-            marks = [mark for mark in marks if not self._queue.is_busy(mark[0])]
+        # The running batch finishes a channel with batches of its own, or the next sweep does.
+        marks = [mark for mark in marks if not self._key_of(mark[0]) or not self._queue.is_busy(mark[0])]
         random.shuffle(marks)  # channels that fail are not the first ones every time
         finished, failures = 0, 0
         done: list[tuple[str, bytes]] = []
@@ -254,7 +261,7 @@ class Log:
             return await self._comparison.finish(channel)
 
     def _key_of(self, channel: str) -> str:
-        return channel if self._store.apart else ""
+        return channel if self._store.apart or channel in self._queued else ""
 
     # Writing one batch.
 
@@ -262,21 +269,29 @@ class Log:
         WAITING.set(self._queue.waiting)
         BATCHES.inc()
         BATCH_ITEMS.observe(len(batch))
+        told: set[int] = set()
+
+        def tell(index: int, outcome: Outcome) -> None:
+            told.add(index)
+            batch[index][2](batch[index][1], outcome)
+
         try:
-            outcomes = await self._write([request for request, *_ in batch])
+            outcomes = await self._write([request for request, *_ in batch], tell)
         except Unavailable as error:
             outcomes = [error] * len(batch)
         except Exception:
             logger.exception("a batch failed")
             outcomes = [Unavailable("internal error")] * len(batch)
-        failed = [outcome for outcome in outcomes if not isinstance(outcome, AppendedPosition)]
+        left = [(index, outcome) for index, outcome in enumerate(outcomes) if index not in told]
+        failed = [outcome for _, outcome in left if not isinstance(outcome, AppendedPosition)]
         if failed:
             UNSTORED_BUSY.inc(sum(isinstance(outcome, Busy) for outcome in failed))
             UNSTORED_UNAVAILABLE.inc(sum(isinstance(outcome, Unavailable) for outcome in failed))
-        for (_, index, on_outcome), outcome in zip(batch, outcomes, strict=True):
-            on_outcome(index, outcome)
+        for index, outcome in left:
+            tell(index, outcome)
 
-    async def _write(self, requests: list[Request]) -> list[Outcome]:
+    async def _write(self, requests: list[Request], tell: OutcomeCallback) -> list[Outcome]:
+        """Number, store and commit; `tell` gets outcomes that are known before the end."""
         outcomes: list[Outcome] = [Unavailable("the outcome is unknown")] * len(requests)
         for indexes in parts_of(requests, MOST_NUMBERED):
             open_indexes = indexes
@@ -284,14 +299,16 @@ class Log:
                 for _ in range(_ROUNDS):
                     if not open_indexes:
                         break
-                    open_indexes = await self._round(requests, open_indexes, outcomes)
+                    open_indexes = await self._round(requests, open_indexes, outcomes, tell)
             except Unavailable as error:
                 for index in open_indexes:
                     outcomes[index] = error
                 break
         return outcomes
 
-    async def _round(self, requests: list[Request], indexes: list[int], outcomes: list[Outcome]) -> list[int]:
+    async def _round(
+        self, requests: list[Request], indexes: list[int], outcomes: list[Outcome], tell: OutcomeCallback
+    ) -> list[int]:
         """Number, store and commit these requests; return the indexes to try again."""
         groups: dict[str, list[int]] = {}
         for index in indexes:
@@ -337,7 +354,9 @@ class Log:
         }
         if early:
             for channel in await self._early.acknowledge(early, outcomes, incarnation):
-                del numbered[channel]
+                for index, _ in numbered.pop(channel).places:
+                    if isinstance(outcomes[index], AppendedPosition):
+                        tell(index, outcomes[index])
                 self._drainer.wake(channel)
         again += await self._store_and_commit(requests, numbered, outcomes, incarnation)
         # A Redis that went back may have lost the key, or the version: refused is what it refuses once it was compared.

@@ -215,9 +215,9 @@ class LogStore(Protocol):
         """As `read`, with what the log has counted up to each publication."""
 
     async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
-        """Return (offset, publication id) of publications after `since_offset`, up to `upto`.
+        """Return (offset, publication id) after `since_offset`, up to `upto`.
 
-        At most `limit`. Those that were removed may be missing.
+        At most `limit`. Publications that were removed may be missing.
         """
 
     async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,16 +31,19 @@ def batch_of(requests: Sequence[Request]) -> Batch:
 
 
 def parts_of(requests: Sequence[Request], most: int) -> list[list[int]]:
-    """Return indexes of requests in parts; `most` of each channel are in a part.
+    """Return indexes of requests in parts.
 
-    Those of one channel stay in order.
+    At most `most` of each channel are in a part. Those of one channel stay in order. Its queued ones at the beginning
+    are in no part with others of it: they need not wait until these are stored.
     """
     parts: list[list[int]] = []
-    counts: Counter[str] = Counter()
+    last: dict[str, tuple[int, int, bool]] = {}  # channel → its last part, how many of it are in there, all are queued
     for index, request in enumerate(requests):
-        number = counts[request.channel] // most
-        counts[request.channel] += 1
-        if number == len(parts):
+        number, count, queued = last.get(request.channel, (0, 0, request.queued))
+        if count == most or (queued and not request.queued):
+            number, count = number + 1, 0
+        last[request.channel] = number, count + 1, queued and request.queued
+        while number >= len(parts):
             parts.append([])
         parts[number].append(index)
     return parts

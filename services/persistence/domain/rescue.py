@@ -1,4 +1,4 @@
-"""Stores what was acknowledged before it was stored, where the epoch of its channel may be over.
+"""Stores what was acknowledged early, also where the epoch is over.
 
 Purpose. A channel gets another epoch when Redis may have lost something of it, or the store is another copy. Redis may
 still have publications then that were acknowledged (`early.py`) and that the store lacks. None of them is dropped.
@@ -43,7 +43,7 @@ _ATTEMPTS = 5  # other processes may change the channel at the same time
 
 
 class Saved(NamedTuple):
-    """Up to where all that was readable in Redis is dealt with, in which of its epochs."""
+    """Up to where what was readable in Redis is dealt with, and in which epoch."""
 
     epoch: str
     upto: int

@@ -418,9 +418,10 @@ def page(result: Any) -> Page | None:
 
 
 class Unstored(NamedTuple):
-    """A page of the entries of a `stored` channel that are not stored, as far as Redis knows.
+    """A page of the entries of a `stored` channel that are not stored.
 
-    `stored`: the last one that is. `incarnation`: the one in which the channel was last compared with the store.
+    It is what Redis knows. `stored`: the last one that is. `incarnation`: the one in which the channel was last
+    compared with the store.
     `readable`: the readable top, which is higher if publications were acknowledged before they were stored.
     `top`: the last one that was numbered.
     `may_be_queued`: whether anything of the channel may become readable before it is stored.
