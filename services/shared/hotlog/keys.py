@@ -227,6 +227,16 @@ def retention_swept() -> str:
     return f"{_prefix}{{}}:retention:swept"
 
 
+def archive_turn() -> str:
+    """Key of the replica that archives; while it stands no other one does."""
+    return f"{_prefix}{{}}:archive"
+
+
+def archive_swept() -> str:
+    """Hash: what was archived last."""
+    return f"{_prefix}{{}}:archive:swept"
+
+
 def chat_erasures() -> str:
     """Sorted set of what is being erased from conversations, by time in ms.
 

@@ -1,4 +1,4 @@
-"""Whose turn it is to remove what is too old, as a key in Redis.
+"""Whose turn it is to remove what is too old, or to archive what is old, as a key in Redis.
 
 The key expires. While a replica sweeps it renews it, so that another one goes on a minute after it died. At the end it
 lets it stand for as long as the pause is: a sweep is due when there is no key. A Redis that lost the key only causes a
@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from services.persistence.domain.retention import Swept
 from services.shared.hotlog import keys
@@ -22,12 +22,22 @@ _RENEWED_S = 10.0  # seconds after which it is renewed
 _TIMEOUT_S = 2.0  # longest round trip
 
 
+class Done(Protocol):
+    """Counts of what was done: a named tuple."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
 class RedisTurn:
     """`Turn` in Redis; methods raise `Unavailable` if it does not answer."""
 
-    def __init__(self, client: RedisPipeline, clock: Callable[[], float]) -> None:
-        """Create it; `clock` returns Unix seconds."""
+    def __init__(self, client: RedisPipeline, clock: Callable[[], float], *, turn: str = "", swept: str = "") -> None:
+        """Create it; `clock` returns Unix seconds.
+
+        `turn`, `swept`: keys of the turn, and of what was done last; those of retention if not given.
+        """
         self._client, self._clock = client, clock
+        self._turn, self._swept = turn or keys.retention_turn(), swept or keys.retention_swept()
         self._name = secrets.token_hex(8)
         self._renewed_at = 0.0  # monotonic seconds
 
@@ -38,7 +48,7 @@ class RedisTurn:
 
     async def take(self) -> bool:
         """Take the turn, if there is no key."""
-        (taken,) = await self._execute(("SET", keys.retention_turn(), self._name, "NX", "EX", HELD_S))
+        (taken,) = await self._execute(("SET", self._turn, self._name, "NX", "EX", HELD_S))
         self._renewed_at = time.monotonic()
         return taken is not None
 
@@ -46,20 +56,18 @@ class RedisTurn:
         """Renew the key every 10 s, if it is ours."""
         if time.monotonic() < self._renewed_at + _RENEWED_S:
             return True
-        (holder,) = await self._execute(("GET", keys.retention_turn()))
+        (holder,) = await self._execute(("GET", self._turn))
         if holder != self._name.encode():
             return False
-        await self._execute(("SET", keys.retention_turn(), self._name, "EX", HELD_S))
+        await self._execute(("SET", self._turn, self._name, "EX", HELD_S))
         self._renewed_at = time.monotonic()
         return True
 
-    async def end(self, swept: Swept, pause_s: int) -> None:
+    async def end(self, swept: Done, pause_s: int) -> None:
         """Let the key stand for the pause, and note what was done."""
         done = [("at", round(self._clock())), *swept._asdict().items()]
         fields = [part for pair in done for part in pair]
-        await self._execute(
-            ("SET", keys.retention_turn(), self._name, "EX", pause_s), ("HSET", keys.retention_swept(), *fields)
-        )
+        await self._execute(("SET", self._turn, self._name, "EX", pause_s), ("HSET", self._swept, *fields))
 
     async def _execute(self, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
         return [raise_for_error(found) for found in await self._client.execute(commands, timeout_s=_TIMEOUT_S)]
