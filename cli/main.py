@@ -31,6 +31,7 @@ _COMMANDS = {
     "store": "Make the tables of DynamoDB; set a restored log right.",
     "deploy": "Make what Thalamus keeps in AWS, or remove it.",
     "chat": "Compare what is kept of conversations with their logs.",
+    "archive": "Show and check what is archived, or bring it back.",
     "retention": "Show for how long publications are kept.",
     "erasures": "List what is deleted and not erased everywhere yet.",
     "push": "List, replay and drop notifications that were not taken.",

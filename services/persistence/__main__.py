@@ -17,7 +17,10 @@ from services.persistence.adapters.redis.heartbeat import RedisHeartbeat
 from services.persistence.adapters.redis.hotlog import RedisHotLog
 from services.persistence.adapters.redis.retention_turn import RedisTurn
 from services.persistence.adapters.redis.rewrites import AofRewrites
+from services.persistence.adapters.sqlite_archive import ArchivedSqliteLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.archive.archiver import Archiver
+from services.persistence.archive.settings import open_objects
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
 from services.persistence.chat.adapters.sqlite_markers import SqliteMarkerStore
 from services.persistence.chat.markers.ports import MarkerStore
@@ -36,6 +39,7 @@ from services.persistence.redis_metrics import RedisMetrics
 from services.persistence.service import PersistenceServicer
 from services.shared.dynamodb.settings import DynamoDbSettings
 from services.shared.errors import Unavailable
+from services.shared.hotlog import keys
 from services.shared.incarnation.gate import IncarnationGate
 from services.shared.namespaces import Namespaces, load_namespaces
 from services.shared.process import collector
@@ -106,6 +110,8 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
     REGISTRY.register(redis_metrics)
     REGISTRY.register(feed_metrics)
     namespaces = load_namespaces(config.channels_file) if config.channels_file.exists() else Namespaces()
+    if namespaces.with_archive() and not config.archive:
+        raise ConfigError(f"{config.channels_file} has archive_after_days, which needs PERSISTENCE_ARCHIVE")
     queue = await _queue(config)
     log = Log(
         hot,
@@ -150,6 +156,9 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         asyncio.create_task(chat.run()),
         asyncio.create_task(AofRewrites(client, clock).run()),
     ]
+    archiver = _archiver(config, store, namespaces, client, clock)
+    if archiver is not None:
+        tasks.append(asyncio.create_task(archiver.run()))
     if namespaces.with_retention():
         tasks.append(asyncio.create_task(retention.run()))
     try:
@@ -183,7 +192,7 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
         ConfigError: a setting is wrong, or a namespace accepts publications that DynamoDB can't store.
     """
     if config.store == "sqlite":
-        log = SqliteLogStore(config.db, clock=clock)
+        log = _sqlite(config, clock)
         conversations = SqliteChatStore(log.database, log.note_erasure, has_search=config.search == "on")
         return _Opened(log, conversations, SqliteMarkerStore(log.database), _nothing, _nothing, _SQLITE_ITEM_BYTES)
     from services.persistence.adapters.dynamodb import items as items  # boto3 takes half a second to import
@@ -204,6 +213,39 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
         lambda: tables.prepare(db, settings, settings.log_table, settings.chat_table),
         lambda error: tables.remake(db, settings, error),
         items.MAX_APPEND_BYTES,
+    )
+
+
+def _sqlite(config: PersistenceConfig, clock: RedisClock) -> SqliteLogStore:
+    """Open the file.
+
+    Raises:
+        ConfigError: a part of it is archived, and it is not said where.
+    """
+    if config.archive:
+        return ArchivedSqliteLogStore(config.db, open_objects(config.archive), clock=clock)
+    log = SqliteLogStore(config.db, clock=clock)
+    if log.has_segments:
+        raise ConfigError(f"PERSISTENCE_ARCHIVE must be set: a part of {config.db} is archived")
+    return log
+
+
+def _archiver(
+    config: PersistenceConfig, store: LogStore, namespaces: Namespaces, client: RedisPipeline, clock: RedisClock
+) -> Archiver | None:
+    """Return what archives, and erases what is archived; None: there is no archive."""
+    if not isinstance(store, ArchivedSqliteLogStore):
+        return None
+    turn = RedisTurn(client, clock, turn=keys.archive_turn(), swept=keys.archive_swept())
+    return Archiver(
+        store.segments,
+        store.channels,
+        store.objects,
+        store.erasing,
+        namespaces,
+        turn,
+        Clocks(turn.time),
+        keep_days=config.archive_keep_days,
     )
 
 

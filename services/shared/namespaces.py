@@ -26,6 +26,7 @@ MAX_GROUP_MEMBERS = 10_000
 MAX_RECEIPTS_MEMBERS = 1_000
 MAX_RETENTION_DAYS = 36_500
 MAX_RETENTION_MESSAGES = 1_000_000_000
+MAX_ARCHIVE_AFTER_DAYS = 36_500
 
 
 class Permission(enum.StrEnum):
@@ -120,6 +121,7 @@ class Namespace:
     history_ttl_s: int = 86_400
     retention_days: int = 0  # age at which publications are removed from the store; 0: never
     retention_messages: int = 0  # publications of a channel that the store keeps; 0: all
+    archive_after_days: int = 0  # age at which publications go to the archive; 0: never
     recovery: Mode = Mode.OFF
     positioning: Mode = Mode.OFF
     presence: bool = False
@@ -183,6 +185,11 @@ class Namespaces:
         namespaces = [*self.named.values(), *([self.default] if self.default else [])]
         return frozenset(namespace.name for namespace in namespaces if namespace.has_retention)
 
+    def with_archive(self) -> frozenset[str]:
+        """Return the names of namespaces whose publications are archived some day."""
+        namespaces = [*self.named.values(), *([self.default] if self.default else [])]
+        return frozenset(namespace.name for namespace in namespaces if namespace.archive_after_days)
+
 
 _OPTIONS = {
     field.name: field.default
@@ -194,6 +201,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "history_ttl_s": (1, MAX_HISTORY_TTL_S),
     "retention_days": (0, MAX_RETENTION_DAYS),
     "retention_messages": (0, MAX_RETENTION_MESSAGES),
+    "archive_after_days": (0, MAX_ARCHIVE_AFTER_DAYS),
     "presence_grace_s": (0, MAX_PRESENCE_GRACE_S),
     "presence_event_rate": (0, 1_000_000),
     "max_data_bytes": (1, _MAX_DATA_BYTES),
@@ -314,6 +322,11 @@ def _check_sense(namespace: Namespace, given: Mapping[str, Any], where: str) -> 
     for option in _NEEDS_STORE:
         if getattr(namespace, option) and namespace.durability is not Durability.STORED:
             raise ConfigError(f'{where} {option}: needs durability = "stored"')
+    if namespace.archive_after_days:
+        if not namespace.durability.keeps:
+            raise ConfigError(f'{where} archive_after_days: needs durability = "stored" or "queued"')
+        if 0 < namespace.retention_days <= namespace.archive_after_days:
+            raise ConfigError(f"{where} archive_after_days: must be less than retention_days")
     if not namespace.presence:
         if namespace.events - {ChannelEvent.PUBLICATION}:
             raise ConfigError(f"{where} events: needs presence = true, except for publication")

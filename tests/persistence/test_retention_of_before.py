@@ -29,11 +29,11 @@ CHANNEL = "kept:a"
 FILE = '[namespaces.kept]\ndurability = "stored"\nretention_days = 1\n'
 
 
-async def publish(port: int, count: int) -> list[int]:
+async def publish(port: int, count: int, name: str = CHANNEL) -> list[int]:
     """Publish to the process at a port; return the offsets."""
     items = [
         pb.AppendItem(
-            channel=CHANNEL,
+            channel=name,
             publication=common_pb2.Publication(data=b"1", id=(one := os.urandom(16))).SerializeToString(),
             publication_id=one,
             key=one.hex(),

@@ -25,7 +25,7 @@ from services.shared.sqlite_file import FileWatch, Identity, identity, once_unlo
 logger = logging.getLogger(__name__)
 
 _BUSY_MS = 2_000  # longest wait for the lock of another process
-Role = Literal["read", "write", "scrub", "search"]
+Role = Literal["read", "write", "scrub", "search", "archive"]
 T = TypeVar("T")
 
 
@@ -48,6 +48,7 @@ class SqliteDatabase:
             "write": ThreadPoolExecutor(1, "store-writer"),
             "scrub": ThreadPoolExecutor(1, "store-scrubber"),
             "search": ThreadPoolExecutor(1, "store-searcher"),
+            "archive": ThreadPoolExecutor(1, "store-archiver"),
         }
         self._connections: dict[str, sqlite3.Connection] = {}
         self._opened: dict[str, Identity] = {}  # by role: the files that its connection opened
@@ -65,6 +66,18 @@ class SqliteDatabase:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             once_unlocked(partial(self._create, schema), _BUSY_MS / 1000)
         except (sqlite3.Error, OSError) as error:
+            raise ConfigError(f"PERSISTENCE_DB: {self._path} can't be used: {error}") from error
+
+    def first(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read something before the file is used, on a connection of its own.
+
+        Raises:
+            ConfigError: the file can't be read.
+        """
+        try:
+            with closing(self._connect()) as connection:
+                return once_unlocked(partial(work, connection), _BUSY_MS / 1000)
+        except sqlite3.Error as error:
             raise ConfigError(f"PERSISTENCE_DB: {self._path} can't be used: {error}") from error
 
     async def close(self) -> None:

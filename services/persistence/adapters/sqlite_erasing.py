@@ -27,11 +27,10 @@ def replace(connection: sqlite3.Connection, channel: str, publications: Mapping[
 
     Returns how often the channel was erased from.
     """
-    connection.execute(
-        "INSERT INTO erasures VALUES (?, 1) ON CONFLICT (channel) DO UPDATE SET times = times + 1", (channel,)
-    )
-    connection.executemany(
-        "UPDATE log SET publication = ? WHERE channel = ? AND offset = ?",
+    connection.execute("INSERT OR IGNORE INTO erasures VALUES (?, 0)", (channel,))
+    connection.execute("UPDATE erasures SET times = times + 1 WHERE channel = ?", (channel,))
+    connection.executemany(  # rows of archived publications have a number: see `sqlite_segments.py`
+        "UPDATE log SET publication = ? WHERE channel = ? AND offset = ? AND typeof(publication) = 'blob'",
         [(publication, channel, offset) for offset, publication in publications.items()],
     )
     return times(connection, channel)

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 
 from services.persistence.domain.ports import Extent, StoredAt
+from services.shared.errors import Unavailable
 
 # Up to where the history of channel ?1, a row of `channels`, was removed: hidden, or dropped since.
 REMOVED = (
@@ -33,6 +34,8 @@ def reading(
         page: list[tuple[int, bytes]] = []
         left = max_bytes
         for one in connection.execute(query, (channel, channel, *bounds, limit)):
+            if isinstance(one[1], int):  # see `sqlite_segments.py`
+                raise Unavailable("publications of the page are archived, and PERSISTENCE_ARCHIVE is not set")
             page.append(one)
             left -= len(one[1])
             if left <= 0:

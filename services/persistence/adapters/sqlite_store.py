@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from services.persistence.adapters import sqlite_counts as sqlite_counts
-from services.persistence.adapters import sqlite_erasing, sqlite_page, sqlite_queued
+from services.persistence.adapters import sqlite_erasing, sqlite_page, sqlite_queued, sqlite_segments
 from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
 from services.persistence.domain.ports import (
     MAX_BYTES,
@@ -72,7 +72,7 @@ CREATE TABLE IF NOT EXISTS beacon (
     generation INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS identity (id INTEGER PRIMARY KEY CHECK (id = 1), store TEXT NOT NULL);
-INSERT OR IGNORE INTO identity VALUES (1, lower(hex(randomblob(8))));
+INSERT INTO identity SELECT 1, lower(hex(randomblob(8))) WHERE NOT EXISTS (SELECT 1 FROM identity);
 CREATE TABLE IF NOT EXISTS ending (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     count INTEGER NOT NULL,
@@ -98,9 +98,11 @@ class SqliteLogStore:
         self._unscrubbed_since = clock() if sqlite_erasing.has_log(path) else None
         self._erased_at = 0.0  # the last time, Unix seconds
         self.database = SqliteDatabase(
-            path, _SCHEMA + sqlite_counts.SCHEMA + sqlite_erasing.SCHEMA + sqlite_queued.SCHEMA
+            path,
+            _SCHEMA + sqlite_counts.SCHEMA + sqlite_erasing.SCHEMA + sqlite_queued.SCHEMA + sqlite_segments.SCHEMA,
         )
         self._run, self._clock = self.database.run, clock
+        self.has_segments = self.database.first(sqlite_segments.has_segments)
 
     async def close(self) -> None:
         """Finish running operations, then close the file."""
@@ -176,8 +178,11 @@ class SqliteLogStore:
         return await self._run("read", "ids", read)
 
     async def erase(self, channel: str, publications: Mapping[int, bytes]) -> int:
+        now = self._clock()
+
         def replace(connection: sqlite3.Connection) -> int:
             with Transaction(connection):
+                sqlite_segments.note_erased(connection, channel, publications, now)
                 return sqlite_erasing.replace(connection, channel, publications)
 
         try:

@@ -1,4 +1,4 @@
-"""Whose turn it is to remove what is too old, or to archive what is old, as a key in Redis.
+"""Whose turn it is to remove, or to archive, what is old, as a key in Redis.
 
 The key expires. While a replica sweeps it renews it, so that another one goes on a minute after it died. At the end it
 lets it stand for as long as the pause is: a sweep is due when there is no key. A Redis that lost the key only causes a

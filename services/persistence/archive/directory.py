@@ -1,0 +1,83 @@
+"""Objects as files of a directory, on a disk of the host or one that hosts share.
+
+A file appears under its name only when all of it is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from services.persistence.archive.ports import ObjectMissing, StoredObject
+from services.shared.errors import Unavailable
+
+_UNFINISHED = ".part"  # how the name of a file ends that is being written
+_LISTED_AT_ONCE = 500
+T = TypeVar("T")
+
+
+class Directory:
+    """`ObjectStore` in a directory."""
+
+    def __init__(self, path: Path) -> None:
+        """Create it; the directory is made with the first object."""
+        self._path = path
+
+    async def put(self, name: str, body: bytes) -> None:
+        await _in_thread(lambda: self._put(self._path / name, body))
+
+    async def get(self, name: str) -> bytes:
+        return await _in_thread((self._path / name).read_bytes)
+
+    async def delete(self, name: str) -> None:
+        await _in_thread(lambda: (self._path / name).unlink(missing_ok=True))
+
+    async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
+        found = self._files(prefix)
+        while some := await _in_thread(lambda: [one for _, one in zip(range(_LISTED_AT_ONCE), found, strict=False)]):
+            for one in some:
+                yield one
+
+    async def close(self) -> None:
+        """Do nothing: each call is finished when it returns."""
+
+    def _put(self, path: Path, body: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(path.name + _UNFINISHED)
+        with unfinished.open("wb") as file:
+            file.write(body)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        for folder in (path.parent, path.parent.parent, self._path):
+            _sync(folder)
+
+    def _files(self, prefix: str) -> Iterator[StoredObject]:
+        for folder, _, names in os.walk(self._path / prefix):
+            for name in names:
+                path = Path(folder) / name
+                try:
+                    modified = path.stat().st_mtime
+                except FileNotFoundError:  # deleted meanwhile
+                    continue
+                yield StoredObject(path.relative_to(self._path).as_posix(), modified)
+
+
+def _sync(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    try:
+        return await asyncio.to_thread(work)
+    except FileNotFoundError as error:
+        raise ObjectMissing(str(error.filename)) from error
+    except OSError as error:
+        raise Unavailable(f"the archive can't be used: {error.strerror}") from error
