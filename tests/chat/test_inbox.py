@@ -398,7 +398,33 @@ async def test_a_message_that_becomes_readable_later_is_not_missed(
     assert channels(await inbox(b, "ann", since=since)) == []
     monkeypatch.setattr(module, "_MARGIN_MS", 60_000)
     await redis_conn.delete(keys.inbox_head(channel))
-    assert channels(await inbox(b, "ann", since=since)) == [channel]  # rather once too often
+    assert channels(await inbox(b, "ann", since=since)) == []  # it remembers
+    assert channels(await inbox(site.another(), "ann", since=since)) == [channel]  # rather once too often
+
+
+async def test_heads_of_conversations_that_rest_are_read_once(redis_conn: redis.asyncio.Redis, site: Site) -> None:
+    a, b = site.replicas
+    made = [await group(a, "ann", "bob") for _ in range(5)]
+    for channel in made:
+        await say(a, "bob", channel, "hello")
+    before = await inbox(b, "ann")
+    await inbox(b, "bob")
+    await say(a, "bob", made[0], "again")
+    for replica in (a, b):
+        await replica.rest()
+    reads = await _reads(redis_conn)
+    answer = await b.call("ann", "inbox.list")
+    assert await _reads(redis_conn) == reads
+    assert answer["conversations"][0]["last"]["text"] == "again"  # from the row behind the head
+    assert answer["conversations"][1:] == [one for one in before["conversations"] if one["channel"] != made[0]]
+    await b.chat.inbox.drain()
+    assert channels(await inbox(a, "ann")) == channels(answer)
+
+
+async def _reads(redis_conn: redis.asyncio.Redis) -> int:
+    """How many heads were read from this Redis."""
+    said: Any = await redis_conn.info("commandstats")
+    return int(said["cmdstat_get"]["calls"])
 
 
 async def test_a_call_that_takes_too_long_leaves_what_it_found(

@@ -25,7 +25,7 @@ Rules.
   in the answer to `since`, which is as of the first page.
 
 Example. Anna has 300 conversations. Her inbox takes three round trips to Redis: her list and the ends of the feed;
-metas, heads and her markers; the rows behind the heads of two conversations in which something was said since.
+metas and her markers, and heads where none is remembered; the rows behind two heads, where something was said since.
 
 Trade-offs. All heads of a user are read for each page, as the order is not kept anywhere: at most 1,000
 conversations of a user are looked at. See docs/decisions/0059.

@@ -12,7 +12,7 @@ from services.persistence.chat.domain.access import history_from
 from services.persistence.chat.domain.state import Phase, Type
 from services.persistence.chat.inbox.cursors import Page, Since, encoded
 from services.persistence.chat.inbox.heads import Head, next_head
-from services.persistence.chat.inbox.kept_heads import KeptHeads, Seen
+from services.persistence.chat.inbox.kept_heads import LONGEST_TAIL, KeptHeads, Seen
 from services.persistence.chat.inbox.lists import CHANGING_MS, LEFT_KEPT_MS, List, Lists, Membership
 from services.persistence.chat.inbox.readable import Readable, readable_of
 from services.persistence.chat.inbox.reading import HeadReading
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 MOST = 1_000  # conversations of a user that are looked at
 _TIMEOUT_S = 2.0  # longest round trip, seconds
-_LONGEST_TAIL = 64  # rows behind a head that are taken in
 _TRIES = 3  # to count as of the position of an entry
 _AT_ONCE = 16  # conversations that are asked at the same time
 _KEPT_AT_ONCE = 64  # conversations after which what was found is kept
@@ -60,7 +59,7 @@ class _Looked(NamedTuple):
 
     entries: list[_Entry]
     hidden: list[_Entry]  # the list has them still, and the conversations don't have the user
-    places: Mapping[str, Place]
+    markers: Mapping[str, bytes | None]  # as Redis has them
     left: Mapping[str, Membership]
     now: Since
     is_whole: bool
@@ -95,7 +94,7 @@ class Inbox:
 
     async def page(self, user: str, limit: int, cursor: Page | None, since: Since | None, namespace: str) -> Json:
         """Return a page of the inbox, or of what changed since."""
-        looked = await self._look(user, has_places=True)
+        looked = await self._look(user, has_markers=True)
         if cursor is not None:
             since = cursor.since
         is_all = since is None
@@ -109,11 +108,12 @@ class Inbox:
         if cursor is not None:
             entries = [one for one in entries if _order(one) > (-cursor.active, cursor.channel)]
         page = entries[:limit]
-        places = looked.places
+        kept = await self._markers.read(user, {one.channel: looked.markers[one.channel] for one in page})
+        places = {one.channel: kept[one.channel].within(one.head.epoch) for one in page}
         shown = await self._counted(user, page, places)
-        now = looked.now if cursor is None else cursor.now
+        now, now_ms = looked.now if cursor is None else cursor.now, self._now_ms()
         answer: Json = {
-            "conversations": [self._shown(one, user, places[one.channel], unread) for one, unread in shown],
+            "conversations": [_shown(one, user, places[one.channel], unread, now_ms) for one, unread in shown],
             "since": encoded(now),
             "all": is_all,
         }
@@ -166,13 +166,13 @@ class Inbox:
 
     # Looking at all conversations of a user.
 
-    async def _look(self, user: str, *, has_places: bool = False) -> _Looked:
-        """Look at all of them; `has_places`: also at the user's markers and preferences."""
+    async def _look(self, user: str, *, has_markers: bool = False) -> _Looked:
+        """Look at all of them; `has_markers`: also at what Redis has of the markers."""
         listed, now = await self._begin(user)
         mine = {channel: member for channel, member in listed.conversations.items() if not member.left}
         names = list(mine)
-        heads, places = await asyncio.gather(
-            self._heads(names), self._markers.of_user(user, names if has_places else ())
+        heads, markers = await asyncio.gather(
+            self._heads(names), self._markers.texts(user, names if has_markers else ())
         )
         pending = [channel for channel, (seen, _) in heads.items() if seen.is_pending]
         doubtful = [channel for channel, (_, head) in heads.items() if not mine[channel].holds(head.mv)]
@@ -187,7 +187,7 @@ class Inbox:
         entries = [one for one in found if one.is_shown]
         hidden = [one for one in found if not one.is_shown]
         left = {channel: member for channel, member in listed.conversations.items() if member.left}
-        return _Looked(entries, hidden, places, left, now.with_pending(pending), listed.is_whole)
+        return _Looked(entries, hidden, markers, left, now.with_pending(pending), listed.is_whole)
 
     async def _begin(self, user: str) -> tuple[List, Since]:
         """Return the user's list, and where the feed is; one round trip if Redis has it."""
@@ -213,7 +213,7 @@ class Inbox:
                 raise Unavailable("Redis does not keep the channel")
             if one.head is not None and one.head.position >= one.stored:
                 found[channel] = one, one.head
-            elif one.head is not None and one.stored - one.head.position <= _LONGEST_TAIL:
+            elif one.head is not None and one.stored - one.head.position <= LONGEST_TAIL:
                 tails[channel] = one.head.position + 1, one.stored
         fresh: list[tuple[str, Head]] = []
         for channel, rows in (await self.kept.tails(tails)).items():
@@ -244,6 +244,7 @@ class Inbox:
 
     def _keep(self, fresh: list[tuple[str, Head]]) -> None:
         if fresh:
+            self.kept.learn(fresh)
             self._later(self.kept.put(fresh))
 
     async def _membership(self, channel: str, user: str, head: Head, before: Membership) -> Membership:
@@ -289,54 +290,24 @@ class Inbox:
     async def _unread(self, user: str, page: Sequence[_Entry], places: Mapping[str, Place]) -> dict[str, Unread]:
         """Count what is unread; without the conversation where nothing can be."""
         found: dict[str, Unread] = {}
-        asked: list[_Entry] = []
+        asked: dict[str, _Entry] = {}
         for one in page:
-            marker = places[one.channel].within(one.head.epoch).marker
-            if one.member.role is None or marker.offset >= one.head.counted:
-                found[one.channel] = Unread(0, 0, False, False, one.head.position)
+            channel, head = one.channel, one.head
+            place, known = places[channel], None
+            if one.member.role is None or place.within(head.epoch).marker.offset >= head.counted:
+                known = Unread(0, 0, False, False, head.position)
             else:
-                asked.append(one)
-        by_channel = {one.channel: one for one in asked}
+                known = self._counts.known(user, channel, place, offset=head.position, removed=one.seen.removed)
+            if known is not None:
+                found[channel] = known
+            else:
+                asked[channel] = one
 
         async def count(channel: str) -> Unread:
-            one = by_channel[channel]
-            offset, removed = one.head.position, one.seen.removed
+            offset, removed = asked[channel].head.position, asked[channel].seen.removed
             return await self._counts.at(user, channel, places[channel], offset=offset, removed=removed)
 
-        return found | await self._at_once(list(by_channel), count)
-
-    def _shown(self, one: _Entry, user: str, place: Place, unread: Unread) -> Json:
-        head, member = one.head, one.member
-        entry: Json = {"channel": one.channel, "type": head.type, "name": head.name, "phase": head.phase}
-        if head.type is Type.DIRECT:
-            others = [other for other in head.users if other != user]
-            entry["with"] = others[0] if others else user
-        as_of = {"epoch": head.epoch, "offset": head.position}
-        if member.role is None:  # what it is, and not how much is in it
-            return {**entry, "invited": member.invited, "as_of": as_of}
-        preferences, last = place.preferences, head.last
-        marker = place.within(head.epoch).marker
-        entry |= {
-            "time": head.active,
-            "role": member.role,
-            "n": head.n,
-            "offset": head.position,
-            "marker": {"generation": marker.generation, "offset": marker.offset},
-            "unread": unread.unread,
-            "mentions": unread.mentions,
-            "muted": preferences.is_muted(self._now_ms()),
-            "archived": preferences.archived,
-        }
-        for name in ("at_least", "pending"):
-            if getattr(unread, name):
-                entry[name] = True
-        if last is not None and last.offset > max(member.history_from, one.seen.removed):
-            entry["last"] = {"offset": last.offset, "author": last.author, "time": last.time, "text": last.text}
-            if last.attachments:
-                entry["last"]["attachments"] = last.attachments
-            if last.rev != last.offset:
-                entry["last"]["edited"] = True
-        return {**entry, "as_of": as_of}
+        return found | await self._at_once(list(asked), count)
 
     # Helpers.
 
@@ -367,6 +338,37 @@ class Inbox:
         task = asyncio.create_task(guarded())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _shown(one: _Entry, user: str, place: Place, unread: Unread, now_ms: int) -> Json:
+    """Return what is told of a conversation."""
+    head, member = one.head, one.member
+    entry: Json = {"channel": one.channel, "type": head.type, "name": head.name, "phase": head.phase}
+    if head.type is Type.DIRECT:
+        others = [other for other in head.users if other != user]
+        entry["with"] = others[0] if others else user
+    as_of = {"epoch": head.epoch, "offset": head.position}
+    if member.role is None:  # what it is, and not how much is in it
+        entry["invited"], entry["as_of"] = member.invited, as_of
+        return entry
+    preferences, last = place.preferences, head.last
+    marker = place.within(head.epoch).marker
+    entry["time"], entry["role"], entry["n"], entry["offset"] = head.active, member.role, head.n, head.position
+    entry["marker"] = {"generation": marker.generation, "offset": marker.offset}
+    entry["unread"], entry["mentions"] = unread.unread, unread.mentions
+    entry["muted"], entry["archived"] = preferences.is_muted(now_ms), preferences.archived
+    if unread.at_least:
+        entry["at_least"] = True
+    if unread.pending:
+        entry["pending"] = True
+    if last is not None and last.offset > max(member.history_from, one.seen.removed):
+        entry["last"] = {"offset": last.offset, "author": last.author, "time": last.time, "text": last.text}
+        if last.attachments:
+            entry["last"]["attachments"] = last.attachments
+        if last.rev != last.offset:
+            entry["last"]["edited"] = True
+    entry["as_of"] = as_of
+    return entry
 
 
 def _has_changed(one: _Entry, since: Since) -> bool:

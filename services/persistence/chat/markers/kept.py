@@ -25,7 +25,7 @@ Trade-offs. Two round trips instead of one script that knows the rules: the rule
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +101,18 @@ class KeptMarkers:
             for (user, channels), answer in zip(by_user.items(), answers, strict=True)
             for channel, text in zip(channels, raise_for_error(answer), strict=True)
         }
+
+    async def texts(self, user: str, channels: Sequence[str]) -> dict[str, bytes | None]:
+        """Return what Redis has of a user, for `read`; one round trip."""
+        if not channels:
+            return {}
+        (answer,) = await self._client.execute([("HMGET", keys.markers(user), *channels)], timeout_s=_TIMEOUT_S)
+        return dict(zip(channels, raise_for_error(answer), strict=True))
+
+    def read(self, user: str, texts: Mapping[str, bytes | None]) -> dict[Of, Kept]:
+        """Decode what `texts` returned."""
+        token = self._token()
+        return {Of(user, channel): _kept(text, token) for channel, text in texts.items()}
 
     async def swap(self, changes: Sequence[tuple[Of, bytes, Record]], *, note: bool) -> list[bool]:
         """Replace values that are as they were read; return for each whether it was.

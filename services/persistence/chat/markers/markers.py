@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from services.persistence.chat.markers.kept import Kept, KeptMarkers
@@ -44,6 +44,18 @@ class Markers:
         The offsets are those of `Place.epoch`: use `Place.within`.
         """
         found = await self._records([Of(user, channel) for channel in dict.fromkeys(channels)])
+        return {of.channel: kept.record.place for of, kept in found.items()}
+
+    async def texts(self, user: str, channels: Sequence[str]) -> dict[str, bytes | None]:
+        """Return what Redis has of a user, for `read`; one round trip.
+
+        For who needs but some of them, and knows later which.
+        """
+        return await self._kept.texts(user, channels)
+
+    async def read(self, user: str, texts: Mapping[str, bytes | None]) -> dict[str, Place]:
+        """Return the places that `texts` are, as `of_user` does."""
+        found = await compared(self._kept, self._store, self._kept.read(user, texts))
         return {of.channel: kept.record.place for of, kept in found.items()}
 
     async def of_channel(self, channel: str, users: Sequence[str]) -> dict[str, Place]:

@@ -66,8 +66,10 @@ class Place(NamedTuple):
 
     def within(self, epoch: str) -> Place:
         """Return what it means in an epoch of the log."""
-        if self.epoch in ("", epoch):
-            return self._replace(epoch=epoch)
+        if self.epoch == epoch:
+            return self
+        if not self.epoch:
+            return Place(self.marker, self.delivered, self.preferences, epoch)
         return Place(Marker(self.marker.generation + 1, 0), 0, self.preferences, epoch)
 
 

@@ -46,6 +46,7 @@ _LISTED = 1_000  # conversations of a user that are looked at together
 _AT_ONCE = 16  # conversations whose log is read at the same time
 _TRIES = 4  # while something is erased by an event that is not readable yet
 _PAUSE_S = 0.02
+_EXACT, _AT_LEAST, _PENDING = (UNREAD.labels(outcome) for outcome in ("exact", "at_least", "pending"))
 
 
 class Unread(NamedTuple):
@@ -99,10 +100,16 @@ class Counts:
         It takes no request if the answer is in memory. `removed`: up to where history was removed, as far as known.
         """
         live = await self._conversations.upto(channel, offset)
-        is_known = self._knows(live, user, place) and live.removed >= removed
-        if is_known and not self._count(live, user, place).pending:
-            return self.tell(self.now(live, user, place))
-        return await self._of(user, channel, place)
+        found = self._known(live, user, place, removed)
+        return self.tell(found) if found is not None else await self._of(user, channel, place)
+
+    def known(self, user: str, channel: str, place: Place, *, offset: int, removed: int) -> Unread | None:
+        """Count as `at` does if memory has the answer; None: it has not."""
+        live = self._conversations.cached(channel)
+        if live is None or live.position < offset:
+            return None
+        found = self._known(live, user, place, removed)
+        return None if found is None else self.tell(found)
 
     async def badge(self, user: str, most: int) -> int | None:
         """Sum up what is unread in conversations that are neither muted nor archived.
@@ -153,7 +160,7 @@ class Counts:
         """
         if not self._knows(live, user, place):
             async with self._at_once:
-                low = self._low(live, user, place)
+                low = self._low(live, self._above(live, user, place))
                 if low is not None:
                     await self._reading.reach(live, low)
 
@@ -168,18 +175,37 @@ class Counts:
 
     def tell(self, found: Unread) -> Unread:
         """Count an answer that is given, and return it."""
-        UNREAD.labels("pending" if found.pending else "at_least" if found.at_least else "exact").inc()
+        (_PENDING if found.pending else _AT_LEAST if found.at_least else _EXACT).inc()
+        return found
+
+    def _known(self, live: Live, user: str, place: Place, removed: int) -> Unread | None:
+        """Return what is unread, exactly; None: the log must be asked."""
+        above = self._above(live, user, place)
+        if live.removed < removed or not self._reaches(live, above):
+            return None
+        found = self._counted(live, user, above)
+        if found.pending:
+            return None
+        if live.recent is not None:
+            self._keep(live, live.recent)
         return found
 
     async def _of(self, user: str, channel: str, place: Place) -> Unread:
         return self.tell(self.now(await self.look(channel, user, place), user, place))
 
     def _knows(self, live: Live, user: str, place: Place) -> bool:
-        low = self._low(live, user, place)
+        return self._reaches(live, self._above(live, user, place))
+
+    def _reaches(self, live: Live, above: int | None) -> bool:
+        """Whether what is recent has all that may be unread above an offset."""
+        low = self._low(live, above)
         return low is None or (live.recent is not None and live.recent.low <= low)
 
     def _count(self, live: Live, user: str, place: Place) -> Unread:
-        position, above = live.position, self._above(live, user, place)
+        return self._counted(live, user, self._above(live, user, place))
+
+    def _counted(self, live: Live, user: str, above: int | None) -> Unread:
+        position = live.position
         if above is None or above >= position:
             return Unread(0, 0, False, False, position)
         recent = live.recent
@@ -198,9 +224,8 @@ class Counts:
         marker = place.within(live.epoch).marker.offset
         return max(marker, since, history_from(state, user), live.removed)
 
-    def _low(self, live: Live, user: str, place: Place) -> int | None:
+    def _low(self, live: Live, above: int | None) -> int | None:
         """Offset above which messages must be known; None: nothing is unread."""
-        above = self._above(live, user, place)
         if above is None or above >= live.position:
             return None
         return max(above, live.position - self._max_rows)
