@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from typing import Any
 import click
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import ConnectionClosed
 
 from bench.load.frames import sign_token
 from bench.servers.target import Target
@@ -29,11 +31,30 @@ ADDED_AT_ONCE = 100  # users that one call may add
 
 
 class Caller:
-    """One connection that calls methods."""
+    """One connection that calls methods.
+
+    Whatever its owner does, it reads: pings are answered, and what the server sends besides is dropped.
+    """
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._ids = itertools.count(1)
+        self._asked: dict[int, asyncio.Future[Any]] = {}
+
+    async def run(self) -> None:
+        """Read until the connection ends; then whoever waits for a reply is told."""
+        try:
+            while True:
+                for line in str(await self._socket.recv()).split("\n"):
+                    reply = json.loads(line)
+                    if not reply:
+                        await self._socket.send("{}")
+                    elif (asked := self._asked.pop(reply.get("id", 0), None)) is not None and not asked.done():
+                        asked.set_result(reply)
+        except ConnectionClosed as error:
+            for asked in self._asked.values():
+                if not asked.done():
+                    asked.set_exception(error)
 
     async def ask(self, **request: Any) -> Any:
         """The result of a command.
@@ -42,21 +63,12 @@ class Caller:
             click.ClickException: it was refused.
         """
         number = next(self._ids)
+        asked = self._asked[number] = asyncio.get_running_loop().create_future()
         await self._socket.send(json.dumps({"id": number, **request}))
-        while True:
-            for line in str(await self._socket.recv()).split("\n"):
-                reply = json.loads(line)
-                if not reply:
-                    await self._socket.send("{}")
-                elif reply.get("id") == number:
-                    if "error" in reply:
-                        raise click.ClickException(f"{request} was answered with {reply['error']}")
-                    return next(value for name, value in reply.items() if name != "id")
-
-    async def hear(self) -> None:
-        """Take what the server sends; for who asks nothing meanwhile."""
-        if str(await self._socket.recv()) == "{}":
-            await self._socket.send("{}")
+        reply = await asked
+        if "error" in reply:
+            raise click.ClickException(f"{request} was answered with {reply['error']}")
+        return next(value for name, value in reply.items() if name != "id")
 
     async def call(self, method: str, **params: Any) -> Any:
         """The result of a method on conversations."""
@@ -69,8 +81,13 @@ async def caller(target: Target, user: str, number: int = 0) -> AsyncIterator[Ca
     urls = target.where.urls
     async with open_websocket(urls[number % len(urls)], max_size=None, ping_interval=None, proxy=None) as socket:
         made = Caller(socket)
-        await made.ask(connect={"token": sign_token(target.where.secret, user)})
-        yield made
+        reading = asyncio.create_task(made.run())
+        try:
+            await made.ask(connect={"token": sign_token(target.where.secret, user)})
+            yield made
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 async def new_groups(target: Target, clients: int, count: int) -> list[str]:

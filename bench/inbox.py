@@ -28,7 +28,7 @@ from statistics import quantiles
 import click
 import redis.asyncio
 
-from bench.callers import ADDED_AT_ONCE, NO_LIMITS, Caller, caller
+from bench.callers import ADDED_AT_ONCE, NO_LIMITS, caller
 from bench.measure.metrics import scrape, total
 from bench.measure.usage import usage
 from bench.servers.platform import platform
@@ -186,19 +186,7 @@ async def _watching(target: Target, conversations: int, watchers: int) -> AsyncI
             channels.append(str(made["channel"]))
         for number, one in enumerate(callers):
             await one.ask(subscribe={"channel": f"inbox:#user-{number}"})
-        reading = [asyncio.create_task(_read(one)) for one in callers]
-        try:
-            yield channels
-        finally:
-            for task in reading:
-                task.cancel()
-            await asyncio.gather(*reading, return_exceptions=True)
-
-
-async def _read(one: Caller) -> None:
-    """Take pushes, so that the edge has nobody who is slow."""
-    while True:
-        await one.hear()
+        yield channels
 
 
 async def _tell(

@@ -90,7 +90,7 @@ async def _ask(target: Target, callers: Sequence[Caller], channel: str, unread: 
 
 @click.command()
 @click.option("--members", default=100, show_default=True)
-@click.option("--unread", default="0,10,1000,9000", show_default=True, help="Messages, with commas between.")
+@click.option("--unread", default="0,10,1000,10000", show_default=True, help="Messages, with commas between.")
 @click.option("--asking", default=8, show_default=True, help="Members that ask at a time.")
 @click.option("--answers", default=8_000, show_default=True)
 def main(members: int, unread: str, asking: int, answers: int) -> None:

@@ -412,19 +412,22 @@ async def test_heads_of_conversations_that_rest_are_read_once(redis_conn: redis.
     await say(a, "bob", made[0], "again")
     for replica in (a, b):
         await replica.rest()
-    reads = await _reads(redis_conn)
+    heads, _ = await _reads(redis_conn)
     answer = await b.call("ann", "inbox.list")
-    assert await _reads(redis_conn) == reads
+    reads = await _reads(redis_conn)
+    assert reads[0] == heads
     assert answer["conversations"][0]["last"]["text"] == "again"  # from the row behind the head
     assert answer["conversations"][1:] == [one for one in before["conversations"] if one["channel"] != made[0]]
+    assert channels(await b.call("ann", "inbox.list")) == channels(answer)
+    assert await _reads(redis_conn) == reads
     await b.chat.inbox.drain()
     assert channels(await inbox(a, "ann")) == channels(answer)
 
 
-async def _reads(redis_conn: redis.asyncio.Redis) -> int:
-    """How many heads were read from this Redis."""
+async def _reads(redis_conn: redis.asyncio.Redis) -> tuple[int, int]:
+    """How many heads, and how many parts of logs, were read from this Redis."""
     said: Any = await redis_conn.info("commandstats")
-    return int(said["cmdstat_get"]["calls"])
+    return said["cmdstat_get"]["calls"], said["cmdstat_xrange"]["calls"]
 
 
 async def test_a_call_that_takes_too_long_leaves_what_it_found(
