@@ -13,6 +13,7 @@ import pytest
 import redis.asyncio
 
 from services.persistence.chat.inbox import inbox as module
+from services.persistence.chat.ports import Changes
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
@@ -400,6 +401,30 @@ async def test_a_message_that_becomes_readable_later_is_not_missed(
     await redis_conn.delete(keys.inbox_head(channel))
     assert channels(await inbox(b, "ann", since=since)) == []  # it remembers
     assert channels(await inbox(site.another(), "ann", since=since)) == [channel]  # rather once too often
+
+
+async def test_whose_list_was_wrong_is_told_when_a_conversation_is_made_again(
+    redis_conn: redis.asyncio.Redis, site: Site
+) -> None:
+    a, b = site.replicas
+    channel = await group(a, "ann", "bob")
+    loaded = await site.store.load(channel)
+    ((_, entry),) = await site.store.conversations_of("bob", "", 10)
+    people, listed = {"eve": loaded.people["bob"]}, {"ann": None, "eve": entry}
+    changes = Changes(loaded.position, loaded.head, people, listed, {})
+    assert await site.store.apply(channel, loaded.position, changes)
+    a.conversations.forget(channel)
+    for user in ("ann", "eve"):
+        await redis_conn.delete(keys.inbox_list(user))
+    ann, eve = await inbox(a, "ann"), await inbox(a, "eve")
+    assert (channels(ann), channels(eve)) == ([], [channel])
+    await b.chat.upkeep.rebuild(channel)
+    a.conversations.forget(channel)
+    assert channels(await inbox(a, "ann")) == [channel]
+    assert channels(await inbox(a, "ann", since=ann["since"])) == [channel]
+    assert channels(await inbox(a, "eve")) == []
+    gone = (await inbox(a, "eve", since=eve["since"]))["conversations"]
+    assert gone == [{"channel": channel, "removed": True}]
 
 
 async def test_heads_of_conversations_that_rest_are_read_once(redis_conn: redis.asyncio.Redis, site: Site) -> None:

@@ -207,7 +207,7 @@ class Conversations:
             apart.purging.lowest_mark = self.purging.lowest_mark
             await apart.write(await apart.upto(channel, upto))
 
-        return await replace(self._store, channel, loaded, upto, fold)
+        return await replace(self._store, self.writer.list_watcher, channel, loaded, upto, fold)
 
     async def load(self, live: Live, offsets: Collection[int]) -> None:
         """Have messages in memory, if there are any; for who holds the lock."""

@@ -1,7 +1,8 @@
 """A read model is made again, in the place of the one that is kept.
 
 What is kept is never missing meanwhile: other replicas have only a part of a conversation in memory, and take a message
-without a document to be as it was written. So it is made apart, and then replaced by one change.
+without a document to be as it was written. So it is made apart, and then replaced by one change. Lists of users are
+marked meanwhile: what they say may be another thing than before.
 """
 
 from __future__ import annotations
@@ -9,24 +10,33 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from services.persistence.chat.documents import nothing_of
+from services.persistence.chat.domain.state import PLATFORM
+from services.persistence.chat.list_watcher import ListWatcher
 from services.persistence.chat.ports import Changes, ChatStore, Loaded
 
 
 async def replace(
-    store: ChatStore, channel: str, loaded: Loaded, upto: int, fold: Callable[[MadeModel], Awaitable[None]]
+    store: ChatStore,
+    watcher: ListWatcher | None,
+    channel: str,
+    loaded: Loaded,
+    upto: int,
+    fold: Callable[[MadeModel], Awaitable[None]],
 ) -> bool:
     """Replace what is kept of a conversation by what its log says; return whether.
 
-    Not if somebody else has written meanwhile. `loaded`: what is kept. `fold` writes the conversation at `upto` or
-    beyond into the model that it is given.
+    Not if somebody else has written meanwhile. `watcher` is told of the lists. `loaded`: what is kept. `fold` writes
+    the conversation at `upto` or beyond into the model that it is given.
 
     Raises:
-        Unavailable: the store does not answer.
+        Unavailable: the store does not answer, or lists must not be written now.
     """
     made = MadeModel()
     await fold(made)
     changes = made.changes
-    documents = await store.overlays_between(channel, 1, max(upto, changes.position))
+    if changes.position != upto:
+        return False
+    documents = await store.overlays_between(channel, 1, upto)
     people, listed = dict.fromkeys(loaded.people), dict.fromkeys(loaded.people)
     nothing = dict.fromkeys(documents, nothing_of(changes.position))
     replaced = changes._replace(
@@ -34,7 +44,13 @@ async def replace(
         listed={**listed, **changes.listed},
         overlays={**nothing, **changes.overlays},
     )
-    return changes.position == upto and await store.apply(channel, loaded.position, replaced)
+    if watcher is None:
+        return await store.apply(channel, loaded.position, replaced)
+    gone = {user for user, document in replaced.listed.items() if document is None} - {PLATFORM}
+    mark = await watcher.changing(channel, replaced.listed.keys(), gone)
+    is_replaced = await store.apply(channel, loaded.position, replaced)
+    await watcher.changed(mark, replaced.listed.keys())
+    return is_replaced
 
 
 class MadeModel:
