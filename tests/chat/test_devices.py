@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.persistence.chat.devices.device import WEB_PUSH_HOSTS, Device, why_no_endpoint
+from services.persistence.chat.devices.device import WEB_PUSH_HOSTS, Device, sign_in, why_no_endpoint
 from services.shared.errors import ErrorCode
 from tests.support.chat_calls import NAMESPACE, CallRefused, Site
 from thalamus.chat.v1 import chat_pb2 as pb
@@ -68,6 +68,47 @@ async def test_devices_of_who_is_refused_are_removed_by_the_platform_alone(
     assert len((await a.call("ann", "devices.list"))["devices"]) == 1
     assert not (await b.methods.call(request)).HasField("refusal")
     assert [len((await a.call(user, "devices.list"))["devices"]) for user in ("ann", "bob")] == [0, 1]
+
+
+async def test_a_sign_in_is_found_without_its_user_while_a_device_was_set_in_it(site: Site) -> None:
+    a, b = site.replicas
+    for user, name, sid in [("ann", "phone", "s1"), ("ann", "tablet", "s2"), ("bob", "laptop", "s3")]:
+        await a.call(user, "devices.set", id=name, platform="fcm", token=f"token-of-{name}", sid=sid)
+
+    async def left() -> list[list[str]]:
+        return [
+            [one["id"] for one in (await a.call(user, "devices.list"))["devices"]] for user in ("ann", "bob", "eve")
+        ]
+
+    params = b'{"user":"","sessions":["s1","s3","s9"]}'
+    assert not (await b.methods.call(pb.CallRequest(method="devices.forget_sessions", params=params))).HasField(
+        "refusal"
+    )
+    assert await left() == [["tablet"], [], []]
+    await a.call("ann", "devices.remove", id="tablet")
+    await a.call("eve", "devices.set", id="tablet", platform="fcm", token="token-of-tablet", sid="s2")
+    await b.chat.devices.forget_sessions("", ["s1", "s3"])
+    assert await left() == [[], [], ["tablet"]]
+    await b.chat.devices.forget_sessions("", ["s2"])
+    assert await left() == [[], [], []]
+
+
+async def test_a_device_that_is_set_while_the_last_one_of_its_sign_in_goes_is_found(site: Site) -> None:
+    a, b = site.replicas
+    await a.chat.devices.set("ann", Device(id="old", platform="fcm", set_ms=1, token="old", session=sign_in("s1")))
+    store, new = a.store.devices, Device(id="new", platform="fcm", set_ms=2, token="new", session=sign_in("s1"))
+    disown = store.disown
+
+    async def late(address: str, user: str) -> None:
+        if address.startswith("session:"):
+            await b.chat.devices.set("ann", new)
+        await disown(address, user)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(store, "disown", late)
+        await a.chat.devices.remove("ann", "old")
+    await b.chat.devices.forget_sessions("", ["s1"])
+    assert (await a.call("ann", "devices.list")) == {"devices": []}
 
 
 async def test_only_devices_of_sign_ins_that_ended_are_forgotten(site: Site) -> None:

@@ -211,7 +211,10 @@ async def disconnect(context: ApiContext, request: r.Disconnect) -> dict[str, An
 
 
 async def revoke(context: ApiContext, request: r.Revoke) -> dict[str, Any]:
-    """Revoke a user, a session or a token, and close their connections."""
+    """Revoke a user, a session or a token, and close their connections.
+
+    Devices of the user, or of the session, are forgotten: also if not every edge can be told.
+    """
     named = [
         (kind, name)
         for kind, name in (
@@ -226,7 +229,13 @@ async def revoke(context: ApiContext, request: r.Revoke) -> dict[str, Any]:
     ((kind, name),) = named
     if len(name.encode()) > _MAX_REVOKED_BYTES or not 0 < request.ttl_s <= _MAX_REVOKED_S:
         raise ThalamusError("the name must have at most 255 bytes, ttl_s be 1 to 315360000", ErrorCode.BAD_REQUEST)
-    await context.revoker.revoke(kind, name, int(request.ttl_s))
+    try:
+        await context.revoker.revoke(kind, name, int(request.ttl_s))
+    finally:
+        if kind is RevokedKind.USER:
+            await context.chat.forget_devices(name)
+        elif kind is RevokedKind.SESSION:
+            await context.chat.forget_devices_of_sessions("", [name])
     return {}
 
 

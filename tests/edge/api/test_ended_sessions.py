@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
 
+from services.edge.api import requests as r
 from services.edge.api.accounts import end_surplus
 from services.edge.api.context import ApiContext
+from services.edge.api.methods import revoke
 from services.edge.api.users import end_sessions
 from services.edge.domain.access.revocations import Revocation
 from services.edge.domain.control.operations import Operation, execute
@@ -114,3 +117,20 @@ async def test_devices_that_can_not_be_forgotten_keep_no_session() -> None:
         assert forgotten(server) == [("alice", ["s1"]), ("alice", ["s2"])]
         server.script.refuse(104)  # a persistence of before, which has no devices
         await end_sessions(context, "alice", EndedSessions(["s1"], 600))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_a_backend_revokes_has_no_devices_left(fails: bool) -> None:
+    cluster = Cluster(conv=CONV)
+    node = cluster.edge(ping_interval_s=0.0)
+    revoker = Revoker(node, cast(Any, Here(node)), cast(Any, FailingLog({"s1", "alice", "t1"} if fails else set())))
+    async with ChatServer() as server:
+        context = context_of(revoker, server.methods(node))
+        for request in (r.Revoke(session="s1"), r.Revoke(user="alice"), r.Revoke(token="t1")):
+            with pytest.raises(Unavailable) if fails else contextlib.nullcontext():
+                await revoke(context, request)
+        asked = [(one.method, msgspec.json.decode(one.params)) for one in server.script.asked]
+    assert asked == [
+        ("devices.forget_sessions", {"user": "", "sessions": ["s1"]}),
+        ("devices.forget", {"user": "alice"}),
+    ]

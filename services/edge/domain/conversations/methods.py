@@ -152,22 +152,25 @@ class ChatMethods:
     async def forget_devices(self, user: str) -> None:
         """Remove the devices of a user: no notification reaches them any more.
 
-        Raises:
-            ThalamusError: what `ChatCalls.call` raises.
-        """
-        if self.namespaces:
-            params = msgspec.json.encode({"user": user})
-            await self._calls.call("devices.forget", params, info=None, key_user="", key="", namespace=None)
-
-    async def forget_devices_of_sessions(self, user: str, sessions: Sequence[str]) -> None:
-        """Remove the devices that a user set in these sign-ins.
-
         A persistence of before has none.
 
         Raises:
             ThalamusError: what `ChatCalls.call` raises.
         """
-        if self.namespaces and user and sessions:
+        if self.namespaces:
+            params = msgspec.json.encode({"user": user})
+            with contextlib.suppress(EarlierVersion):
+                await self._calls.call("devices.forget", params, info=None, key_user="", key="", namespace=None)
+
+    async def forget_devices_of_sessions(self, user: str, sessions: Sequence[str]) -> None:
+        """Remove the devices that a user set in these sign-ins.
+
+        `user` "": it is not known whose they are. A persistence of before has none.
+
+        Raises:
+            ThalamusError: what `ChatCalls.call` raises.
+        """
+        if self.namespaces and sessions:
             params = msgspec.json.encode({"user": user, "sessions": sessions})
             with contextlib.suppress(EarlierVersion):
                 await self._calls.call(

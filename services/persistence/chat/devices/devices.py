@@ -8,7 +8,8 @@
    its address is that user's. So no notification of the former user reaches it, from the moment of the change, whatever
    dies meanwhile.
 3. Setting a device again is harmless. Applications do it at every start. It belongs to the sign-in in which it was set
-   last, and is forgotten once edges say that this one has ended.
+   last, and is forgotten once edges say that this one has ended. Whose it is, is kept beside the addresses: a backend
+   that revokes a sign-in need not say the user.
 
 **Example.** bob signs in on alice's phone, which has the same token for both. The device comes into bob's document, the
 address becomes bob's, and alice's document loses it. If the process dies before the last step, alice's entry is left;
@@ -61,6 +62,8 @@ class Devices:
         before = await self._store.own(device.address, user)
         if before not in (None, user):
             await self._change(before or "", lambda kept: [one for one in kept if one.address != device.address])
+        if device.session:
+            await self._store.own(_name(device.session), user)
 
     async def remove(self, user: str, device_id: str) -> bool:
         """Remove a device; return whether there was one."""
@@ -71,9 +74,14 @@ class Devices:
         await self._change(user, lambda kept: [one for one in kept if one.address != address])
 
     async def forget_sessions(self, user: str, sessions: Collection[str]) -> None:
-        """Remove the devices that were set in sign-ins that have ended."""
+        """Remove the devices that were set in sign-ins that have ended.
+
+        `user` "": that of each, if devices were set in it.
+        """
         ended = {sign_in(session) for session in sessions if session}
-        await self._change(user, lambda kept: [one for one in kept if one.session not in ended])
+        users = {user} if user else set((await self._store.owners([_name(one) for one in ended])).values())
+        for one in users:
+            await self._change(one, lambda kept: [device for device in kept if device.session not in ended])
 
     async def forget(self, user: str) -> None:
         """Remove all devices of a user."""
@@ -89,6 +97,13 @@ class Devices:
         }
         return {user: devices for user, devices in mine.items() if devices}
 
+    async def _disown_session(self, session: str, user: str) -> None:
+        """Let a sign-in without devices be nobody's, unless one was set in it meanwhile."""
+        await self._store.disown(_name(session), user)
+        found = (await self._store.devices([user])).get(user)
+        if found and any(one.session == session for one in _decode(found.document)):
+            await self._store.own(_name(session), user)
+
     async def _change(self, user: str, change: _Change) -> bool:
         """Change the document of a user; return whether that changed it."""
         for _ in range(_ATTEMPTS):
@@ -103,5 +118,12 @@ class Devices:
                 for device in before:
                     if device.address not in left:
                         await self._store.disown(device.address, user)
+                for session in {device.session for device in before} - {device.session for device in after} - {""}:
+                    await self._disown_session(session, user)
                 return True
         raise Unavailable("others change the devices of this user all the time")
+
+
+def _name(session: str) -> str:
+    """Return the address, among those of devices, that stands for a sign-in."""
+    return f"session:{session}"

@@ -56,7 +56,7 @@ async def forget(tools: Tools, _call: Call, request: OfUser) -> Result:
 
 
 class OfSessions(r.ChatRequest, kw_only=True):
-    """Sign-ins of a user that have ended."""
+    """Sign-ins of a user that have ended; `user` "": of whoever it is."""
 
     user: str
     sessions: list[str]
