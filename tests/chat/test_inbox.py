@@ -427,26 +427,29 @@ async def test_whose_list_was_wrong_is_told_when_a_conversation_is_made_again(
     assert gone == [{"channel": channel, "removed": True}]
 
 
-async def test_heads_of_conversations_that_rest_are_read_once(redis_conn: redis.asyncio.Redis, site: Site) -> None:
-    a, b = site.replicas
-    made = [await group(a, "ann", "bob") for _ in range(5)]
-    for channel in made:
-        await say(a, "bob", channel, "hello")
-    before = await inbox(b, "ann")
-    await inbox(b, "bob")
-    await say(a, "bob", made[0], "again")
-    for replica in (a, b):
-        await replica.rest()
-    heads, _ = await _reads(redis_conn)
-    answer = await b.call("ann", "inbox.list")
-    reads = await _reads(redis_conn)
-    assert reads[0] == heads
-    assert answer["conversations"][0]["last"]["text"] == "again"  # from the row behind the head
-    assert answer["conversations"][1:] == [one for one in before["conversations"] if one["channel"] != made[0]]
-    assert channels(await b.call("ann", "inbox.list")) == channels(answer)
-    assert await _reads(redis_conn) == reads
-    await b.chat.inbox.drain()
-    assert channels(await inbox(a, "ann")) == channels(answer)
+async def test_heads_of_conversations_that_rest_are_read_once(
+    redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path
+) -> None:
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3") as site:
+        a, b = site.replicas
+        made = [await group(a, "ann", "bob") for _ in range(5)]
+        for channel in made:
+            await say(a, "bob", channel, "hello")
+        before = await inbox(b, "ann")
+        await inbox(b, "bob")
+        await say(a, "bob", made[0], "again")
+        for replica in (a, b):
+            await replica.rest()
+        heads, _ = await _reads(redis_conn)
+        answer = await b.call("ann", "inbox.list")
+        reads = await _reads(redis_conn)
+        assert reads[0] == heads
+        assert answer["conversations"][0]["last"]["text"] == "again"  # from the row behind the head
+        assert answer["conversations"][1:] == [one for one in before["conversations"] if one["channel"] != made[0]]
+        assert channels(await b.call("ann", "inbox.list")) == channels(answer)
+        assert await _reads(redis_conn) == reads
+        await b.chat.inbox.drain()
+        assert channels(await inbox(a, "ann")) == channels(answer)
 
 
 async def _reads(redis_conn: redis.asyncio.Redis) -> tuple[int, int]:
