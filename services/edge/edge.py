@@ -108,7 +108,7 @@ class Edge:
         self.users = UsersClient(self.auth_replicas)
         grants = GrantsClient(self.auth_replicas)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)
-        self.store = PersistenceClient(self.persistence_replicas, saw=self.broker.saw)
+        self.store = PersistenceClient(self.persistence_replicas, saw=self.broker.saw, has_queued=namespaces.has_queued)
         self.chat = chat_client(self.persistence_replicas, namespaces.named.values())
         self.node = Node(
             edge_id=self.edge_id,

@@ -180,6 +180,12 @@ class Namespaces:
         """Return the names of namespaces with conversations."""
         return frozenset(name for name, namespace in self.named.items() if namespace.conversations)
 
+    @property
+    def has_queued(self) -> bool:
+        """Whether any namespace has durability `queued`."""
+        found = [*self.named.values(), *([self.default] if self.default else [])]
+        return any(namespace.durability is Durability.QUEUED for namespace in found)
+
     def with_retention(self) -> frozenset[str]:
         """Return the names of namespaces whose publications are removed some day."""
         namespaces = [*self.named.values(), *([self.default] if self.default else [])]

@@ -58,6 +58,12 @@ def test_a_channels_namespace_stands_before_the_first_colon(
     assert (None if found is None else found.name) == name
 
 
+def test_it_is_known_whether_any_namespace_is_queued(tmp_path: Path) -> None:
+    assert not load(tmp_path, '[default]\n[namespaces.aa]\ndurability = "stored"\n').has_queued
+    assert load(tmp_path, '[namespaces.aa]\n[namespaces.bb]\ndurability = "queued"\n').has_queued
+    assert load(tmp_path, '[default]\ndurability = "queued"\n').has_queued
+
+
 def test_without_a_default_there_are_no_channels_without_a_colon(tmp_path: Path) -> None:
     assert load(tmp_path, "[namespaces.chat]").find("room") is None
 

@@ -33,13 +33,21 @@ Response = TypeVar("Response")
 class PersistenceClient:
     """Implements `Store` (see domain/ports.py) by calls to the persistence service."""
 
-    def __init__(self, replicas: Replicas, *, saw: Callable[[Known], None] = lambda known: None) -> None:
+    def __init__(
+        self,
+        replicas: Replicas,
+        *,
+        saw: Callable[[Known], None] = lambda known: None,
+        has_queued: bool = True,
+    ) -> None:
         """Create it.
 
-        `saw` gets what persistence has seen of Redis before a queued append is acknowledged.
+        `saw` gets what persistence has seen of Redis before a queued append is acknowledged. `has_queued`: whether
+        there may be queued appends; without them no stream is opened for them.
         """
         self._replicas, self._saw = replicas, saw
         self._appends = self._stream(lambda channel: PersistenceServiceStub(channel).Append)
+        self._has_queued = has_queued
         self._queued = self._stream(lambda channel: PersistenceServiceStub(channel).AppendQueued)
 
     def _stream(self, method: Callable[[grpc.aio.Channel], Any]) -> BatchStream[pb.AppendItem, AppendResult]:
@@ -61,12 +69,14 @@ class PersistenceClient:
     async def start(self) -> None:
         """Open the streams in the background; returns at once."""
         await self._appends.start()
-        await self._queued.start()
+        if self._has_queued:
+            await self._queued.start()
 
     async def close(self) -> None:
         """Close the streams."""
         await self._appends.close()
-        await self._queued.close()
+        if self._has_queued:
+            await self._queued.close()
 
     def append(
         self,
@@ -91,7 +101,7 @@ class PersistenceClient:
             feed=feed,
         )
         # A replica of an earlier version would not know that a queued channel has more than the store.
-        stream = self._queued if queued and self._queued.is_served else self._appends
+        stream = self._queued if queued and self._has_queued and self._queued.is_served else self._appends
         return stream.submit(item)
 
     async def open(self, channel: str) -> StreamPosition:

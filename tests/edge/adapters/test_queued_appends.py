@@ -22,8 +22,11 @@ class Queued(ScriptedLog):
     def __init__(self) -> None:
         super().__init__()
         self.queued: list[str] = []
+        self.streams = 0
 
     async def AppendQueued(self, request_iterator: Any, context: Any) -> AsyncIterator[pb.AppendResults]:
+        self.streams += 1
+
         async def noted() -> AsyncIterator[pb.AppendBatch]:
             async for batch in request_iterator:
                 self.queued += [item.key for item in batch.items]
@@ -47,7 +50,7 @@ async def append(store: PersistenceClient, key: str) -> None:
     await store.append("chat:q", publication, key_user="u", key=key, history_size=10, history_ttl_s=60, queued=True)
 
 
-async def run(until: Callable[[], bool], *logs: ScriptedLog) -> list[Known]:
+async def run(until: Callable[[], bool], *logs: ScriptedLog, **options: Any) -> list[Known]:
     """Append one after another, and a last one; what the edge was told of Redis."""
     seen: list[Known] = []
     servers = [ScriptedServer() for _ in logs]
@@ -55,7 +58,7 @@ async def run(until: Callable[[], bool], *logs: ScriptedLog) -> list[Known]:
         server.log = log
         await server.start()
     rig = Rig(*servers)
-    store = PersistenceClient(rig.replicas, saw=seen.append)
+    store = PersistenceClient(rig.replicas, saw=seen.append, **options)
     await rig.replicas.start()
     await store.start()
     try:
@@ -81,3 +84,10 @@ async def test_while_a_replica_of_an_earlier_version_is_there_all_are_stored_fir
     await run(lambda: bool({*now.keys, *before.keys} - {*now.queued}), now, before)
     assert "last" in now.keys + before.keys
     assert "last" not in now.queued
+
+
+async def test_an_edge_without_queued_namespaces_opens_no_stream_for_them() -> None:
+    log = Queued()
+    await run(lambda: len(log.keys) > 5, log, has_queued=False)
+    assert "last" in log.keys
+    assert log.streams == 0
