@@ -200,6 +200,45 @@ async def test_the_store_that_fails_is_tried_again(site: Site) -> None:
     assert await site.stored() == [(1, "one")]
 
 
+@both
+async def test_a_process_that_begins_needs_no_store_for_channels_that_redis_has(site: Site, apart: bool) -> None:
+    first = begun(site.process(apart=apart))
+    await publish(first, "one")
+    await drained(site, first, 1)
+    await first.close()
+    site.processes.remove(first)
+    process = begun(site.process(apart=apart))
+    asked: list[str] = []
+
+    def without_store(name: str) -> Any:
+        asked.append(name)
+        raise Unavailable("away")
+
+    process.store.note_queued = process.store.open = without_store  # type: ignore[attr-defined]
+    process.store.answers[CHANNEL] = Unavailable("away")
+    assert (await publish(process, "two")).offset == 2
+    assert asked == []
+    with pytest.raises(Unavailable):  # its place is known to the store alone
+        await publish(process, "other", channel="chat:new")
+    begun(process, 2)  # Redis may have lost something: what it has must be compared
+    with pytest.raises(Unavailable):
+        await publish(process, "three")
+
+
+async def test_another_epoch_is_noted_anew(site: Site) -> None:
+    process = begun(site.process())
+    await publish(process, "one")
+    await drained(site, process, 1)
+    await site.store.begin_new_epochs(await site.store.heartbeat())
+    process = site.process()
+    process.incarnation = "another.1"
+    await process.log.open(CHANNEL)
+    assert await process.hot.noted(CHANNEL, process.incarnation) == 0
+    await publish(process, "two")
+    assert await process.hot.noted(CHANNEL, process.incarnation) == 1
+    assert (await site.store.open(CHANNEL)).queued_in == 1
+
+
 async def test_removed_history_is_stored_first_and_stays_removed(site: Site) -> None:
     process = begun(site.process())
     process.store.answers[CHANNEL] = Unavailable("throttled")

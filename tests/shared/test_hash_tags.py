@@ -114,6 +114,7 @@ def of_logs() -> list[Call]:
         *(hotlog.commit_call(channel, "e", 1, 10, "i", feed_max_entries=most) for most in (0, 10)),
         hotlog.commit_call(channel, "e", 1, 10, "i", early=True),
         queued.count_write_call(1),
+        *(queued.note_call(channel, "i", generation) for generation in (None, 1)),
         erasing.trim_call(channel, 1),
         erasing.erase_call(channel, 1, {1: b"p"}),
         hotlog.verify_call(channel, "e", 1, "i"),

@@ -10,9 +10,9 @@ Rules.
 * Only entries that were appended as `queued` become readable before they are stored. If another one is among them, as
   a change of membership, the batch is stored first, with all that is in front of it. So what was appended otherwise is
   acknowledged only once it, and everything before it, is stored.
-* Before the first one in a generation of Redis the store notes the generation. If Redis loses something, a later
-  generation begins, and the channel gets another epoch when it is compared with the store: subscribers are told, and no
-  position is given twice.
+* Before the first one in a generation of Redis the store notes the generation, and Redis notes that it has. If Redis
+  loses something, a later generation begins, and the channel gets another epoch when it is compared with the store:
+  subscribers are told, and no position is given twice.
 * Each early acknowledgement counts a write in Redis (data-loss fence, see `services/shared/incarnation`). This process
   and the edge know the number, and a Redis that has counted fewer went back.
 
@@ -58,8 +58,7 @@ class EarlyAcknowledgement:
         Raises:
             Unavailable: Redis does not answer.
         """
-        generation = generation_of(incarnation)
-        noted = await asyncio.gather(*(self._note(channel, generation) for channel in numbered))
+        noted = await asyncio.gather(*(self._note(channel, incarnation) for channel in numbered))
         shown = [
             (channel, found.epoch, max(abs(offset) for _, offset in found.places), self._sizes.of(channel))
             for (channel, found), is_noted in zip(numbered.items(), noted, strict=True)
@@ -78,12 +77,18 @@ class EarlyAcknowledgement:
                     QUEUED.inc()
         return done
 
-    async def _note(self, channel: str, generation: int) -> bool:
-        """Have the store note the generation, once; returns whether it has."""
+    async def _note(self, channel: str, incarnation: str) -> bool:
+        """Have the store note the generation, once; returns whether it has.
+
+        Redis remembers that, so a process that begins needs no store for it.
+        """
+        generation = generation_of(incarnation)
         if self._noted.get(channel) == generation:
             return True
         try:
-            await self._store.note_queued(channel, generation)
+            if not generation or await self._hot.noted(channel, incarnation) != generation:
+                await self._store.note_queued(channel, generation)
+                await self._hot.noted(channel, incarnation, generation)
         except Unavailable:
             return False
         if len(self._noted) >= _MAX_NOTED:

@@ -393,6 +393,13 @@ class HotLog(Protocol):
         None if the channel was not compared with the store in this incarnation.
         """
 
+    async def noted(self, channel: str, incarnation: str, generation: int | None = None) -> int:
+        """Note that the store has noted a generation (`LogStore.note_queued`).
+
+        `generation`: None to be told which it has. Returns the noted one; 0: none, or the channel was not compared in
+        this incarnation.
+        """
+
     async def trim(self, channel: str, upto: int) -> None:
         """Delete readable entries up to an offset, with every byte of them.
 

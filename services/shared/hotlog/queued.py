@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.shared.hotlog import keys
-from services.shared.hotlog.scripts import COUNT_WRITE, Call, raise_for_error
+from services.shared.hotlog.scripts import COUNT_WRITE, NOTE_QUEUED, Call, raise_for_error
 
 HAS_MORE = -3  # result of an advance: more is readable than the caller has dealt with
 MUST_BE_STORED = -3  # result of an early commit: an entry must be stored first
@@ -21,6 +21,15 @@ def count_write_call(writes: int) -> Call:
     Its result is the number of writes; 0 if Redis has counted fewer than `writes`, so it went back.
     """
     return Call(COUNT_WRITE, [keys.observed()], [writes])
+
+
+def note_call(channel: str, incarnation: str, generation: int | None = None) -> Call:
+    """Return the call that notes that the store has noted a generation.
+
+    `generation`: None to be told. Its result is the noted one; 0: none, or the channel was not compared in this
+    incarnation.
+    """
+    return Call(NOTE_QUEUED, [keys.meta(channel)], [incarnation, "" if generation is None else generation])
 
 
 def stored_upto(result: Any) -> int:

@@ -219,6 +219,10 @@ class RedisHotLog:
             return None
         return ChannelState(found[1], found[0], hotlog.removed(result), behind=found[0] - queued.stored_upto(result))
 
+    async def noted(self, channel: str, incarnation: str, generation: int | None = None) -> int:
+        (found,) = await self._run("note", [queued.note_call(channel, incarnation, generation)])
+        return int(raise_for_error(found))
+
     async def trim(self, channel: str, upto: int) -> None:
         raise_for_error((await self._run("trim", [erasing.trim_call(channel, upto), note_call()]))[0])
 
