@@ -243,3 +243,13 @@ async def test_an_orderly_stop_writes_what_is_due(chat: ChatSite) -> None:
     await one.chat.drain(3)
     assert appending.done()
     assert (await position(chat), await marks(chat)) == (2, [])
+
+
+async def test_two_flushes_at_once_write_each_conversation(chat: ChatSite) -> None:
+    """As at a stop, while the projection still runs."""
+    one = chat.replica()
+    channels = [f"conv:g.{number}" for number in range(20)]
+    for channel in channels:
+        await one.create("ann", channel=channel)
+    await asyncio.gather(*(one.chat.projection.flush() for _ in range(2)))
+    assert [await position(chat, channel) for channel in channels] == [1] * 20

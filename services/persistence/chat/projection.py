@@ -146,7 +146,8 @@ class Projection:
         return self.on_written is None or await self.on_written(live)
 
     async def _write(self, channel: str) -> None:
-        del self._due[channel]
+        if self._due.pop(channel, None) is None:  # a flush was quicker
+            return
         mark = self._own.pop(channel, None) if not self._open[channel] else None
         live = self._conversations.cached(channel)
         try:
