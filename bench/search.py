@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from services.shared.hotlog.keys import pair
 from thalamus.common.v1.common_pb2 import ClientInfo, Publication
 
 _SETTINGS = {**NO_LIMITS, "EDGE_SEARCHES_PER_USER_PER_S": "0", "PERSISTENCE_SEARCH": "on"}
+_FILE = "persistence.sqlite3"
 _READER, _OWNER = "reader", "owner"
 _WORDS_OF_A_MESSAGE = 12
 _VOCABULARY = 50_000
@@ -68,7 +70,7 @@ def _row(channel: str, offset: int, author: str, event: object, time_ms: int, co
 async def _fill(data: Path, channels: Sequence[str], own: int, messages: int) -> None:
     """Write conversations and their index; the reader is a member of the first `own`."""
     now = time.time()
-    store = SqliteLogStore(data / "persistence.sqlite3", clock=lambda: now - 7_200)  # their keys count no more
+    store = SqliteLogStore(data / _FILE, clock=lambda: now - 7_200)  # their keys count no more
     index = SqliteSearchIndex(store.database, store.note_erasure)
     words = _Words(random.Random(_SEED))
     each = messages // len(channels)
@@ -136,8 +138,19 @@ async def _ask(
     return [1e3 * (after - before) / searches, cuts[49], cuts[98], max(took)]
 
 
-async def measure(*, conversations: int, own: int, messages: int, searches: int) -> str:
-    """Return a table with a row for each kind of query."""
+def _copied(file: Path, to: Path) -> bool:
+    """Copy a file if it is there; return whether it is."""
+    if not file.exists():
+        return False
+    shutil.copy(file, to)
+    return True
+
+
+async def measure(*, conversations: int, own: int, messages: int, searches: int, kept: Path | None = None) -> str:
+    """Return a table with a row for each kind of query.
+
+    `kept`: a file that was filled by an earlier run, or will be by this one.
+    """
     chance = random.Random(_SEED)
     channels = [group_channel("conv", chance.randbytes(RANDOM_BYTES)) for _ in range(conversations)]
     words = _Words(random.Random(_SEED)).all
@@ -145,7 +158,10 @@ async def measure(*, conversations: int, own: int, messages: int, searches: int)
     lines.append("|---|---|---:|---:|---:|---:|")
 
     async def prepare(data: Path) -> None:
-        await _fill(data, channels, own, messages)
+        if kept is None or not _copied(kept, data / _FILE):
+            await _fill(data, channels, own, messages)
+            if kept is not None:
+                _copied(data / _FILE, kept)
 
     async with platform(edges=1, environment=_SETTINGS, prepare=prepare) as target, caller(target, _READER) as client:
         for channel in channels[:own]:  # a change has the read model written, which knows of the member then
@@ -178,9 +194,11 @@ async def _listed(client: Caller, own: int) -> None:
 @click.option("--own", default=300, show_default=True, help="Conversations of the user who searches.")
 @click.option("--messages", default=1_000_000, show_default=True, help="In all conversations.")
 @click.option("--searches", default=400, show_default=True, help="Of each kind.")
-def main(conversations: int, own: int, messages: int, searches: int) -> None:
+@click.option("--file", "kept", type=click.Path(path_type=Path), help="Filled once, and used again by later runs.")
+def main(conversations: int, own: int, messages: int, searches: int, kept: Path | None) -> None:
     """Measure how long a search takes among a million messages."""
-    click.echo(asyncio.run(measure(conversations=conversations, own=own, messages=messages, searches=searches)))
+    table = measure(conversations=conversations, own=own, messages=messages, searches=searches, kept=kept)
+    click.echo(asyncio.run(table))
 
 
 if __name__ == "__main__":
