@@ -85,8 +85,8 @@ class Asked(NamedTuple):
 class Hits(NamedTuple):
     """What an index found, in order, without what is not indexed.
 
-    `has_more`: there were more than `most`. `indexed`: by channel, for every scope. By score, `after` counts among the
-    newest `most` alone.
+    `has_more`: there may be more than `most`. `indexed`: by channel, for every scope. By score, `after` counts among
+    the newest `most` alone.
     """
 
     places: list[Place]

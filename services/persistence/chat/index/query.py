@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import NamedTuple
 
 from services.persistence.chat.domain.state import Content
@@ -79,15 +79,18 @@ class Query(NamedTuple):
             phrase.is_in(text) for phrase in self.without
         )
 
-    def score(self, atoms: Sequence[str]) -> float:
+    def score(self, atoms: str) -> float:
         """Return how good a message with these atoms is: more is better.
+
+        `atoms`: with a space between them.
 
         BM25 without the rarity of words: every message that is found has them all. It depends on nothing but the
         message, so it tells nothing of others, and pages in this order stay what they are. Words are counted among the
         first 512 alone: 1,000 messages of 32,000 bytes each may have to be compared for one answer.
         """
-        weight = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * len(atoms) / _USUAL_LENGTH)
-        text = spaced(atoms[:_SCORED])
+        length = atoms.count(" ") + 1 if atoms else 0
+        weight = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * length / _USUAL_LENGTH)
+        text = spaced(atoms.split(" ", _SCORED)[:_SCORED] if atoms else ())
         counts = (phrase.count_in(text) for phrase in self.phrases)
         return round(sum(count / (count + weight) for count in counts), 9)
 

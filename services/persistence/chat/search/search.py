@@ -254,7 +254,7 @@ class Search:
             cost = effort(message.content.text)
             if not query.fits(message.author, message.time_ms, message.content):
                 return cost, None
-            score = query.score(atoms_of(message.content.text)) if best else 0.0
+            score = query.score(" ".join(atoms_of(message.content.text))) if best else 0.0
             place = Place(-score, -message.time_ms, channel, -offset)
             return cost, _Found(place, message, epoch, position)
 
