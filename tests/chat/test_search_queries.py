@@ -6,7 +6,7 @@ import pytest
 
 from services.persistence.chat.domain.state import Content
 from services.persistence.chat.index.analyser import Phrase
-from services.persistence.chat.index.query import MAX_ATOMS, BadQuery, Query, read_query
+from services.persistence.chat.index.query import MAX_ATOMS, MAX_PREFIXES, BadQuery, Query, read_query
 
 DAY = 86_400_000
 
@@ -59,11 +59,20 @@ def test_a_query_is_read(text: str, query: Query) -> None:
         "a* x",
         'from:""',
         " ".join(f"w{number}" for number in range(MAX_ATOMS + 1)),
+        " ".join(f"w{number}*" for number in range(MAX_PREFIXES + 1)),
+        "x " + " ".join(f"-w{number}*" for number in range(MAX_PREFIXES + 1)),
+        " ".join("京都東北大阪名古屋"),
     ],
 )
 def test_a_query_that_asks_for_nothing_or_too_much_is_refused(text: str) -> None:
     with pytest.raises(BadQuery):
         read_query(text, "me-id")
+
+
+def test_so_many_beginnings_may_be_in_a_query() -> None:
+    """One that comes twice is one; of Chinese words those of one character count."""
+    beginnings = " ".join(f"w{number}*" for number in range(MAX_PREFIXES))
+    assert len(read_query(f"{beginnings} w0* 京都 東北 大阪", "me-id").phrases) == MAX_PREFIXES + 3
 
 
 def test_the_platform_is_nobody_in_a_query() -> None:

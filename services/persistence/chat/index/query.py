@@ -19,6 +19,7 @@ from services.persistence.chat.index.analyser import Phrase, atoms_of, is_unspac
 
 MIN_PREFIX = 2  # characters; so many words begin with one that it would take long
 MAX_ATOMS = 32  # of a query
+MAX_PREFIXES = 8  # of a query: each is looked for among all words that begin so
 _PIECE = re.compile(
     r'(?P<no>-?)(?:(?P<filter>from|in|before|after|has|mentions):)?(?:"(?P<quoted>[^"]*)"?|(?P<bare>\S+))'
 )
@@ -137,6 +138,11 @@ def read_query(text: str, user: str) -> Query:
             (without if piece["no"] else phrases).append(phrase)
     if sum(len(phrase.atoms) for phrase in (*phrases, *without)) > MAX_ATOMS:
         raise BadQuery(f"a query has at most {MAX_ATOMS} words")
+    conditions = [one for phrase in (*phrases, *without) for one in phrase.conditions()]
+    if len({one for one in conditions if one.is_prefix}) > MAX_PREFIXES:
+        raise BadQuery(
+            f"a query has at most {MAX_PREFIXES} beginnings of words, or characters of scripts without spaces"
+        )
     query = Query(
         tuple(dict.fromkeys(phrases)),
         tuple(dict.fromkeys(without)),
