@@ -223,8 +223,9 @@ def _sqlite(config: PersistenceConfig, clock: RedisClock) -> SqliteLogStore:
         ConfigError: a part of it is archived, and it is not said where.
     """
     if config.archive:
-        return ArchivedSqliteLogStore(config.db, open_objects(config.archive), clock=clock)
-    log = SqliteLogStore(config.db, clock=clock)
+        objects = open_objects(config.archive)
+        return ArchivedSqliteLogStore(config.db, objects, clock=clock, searchers=config.search_threads)
+    log = SqliteLogStore(config.db, clock=clock, searchers=config.search_threads)
     if log.has_segments:
         raise ConfigError(f"PERSISTENCE_ARCHIVE must be set: a part of {config.db} is archived")
     return log

@@ -29,6 +29,7 @@ class PersistenceConfig(GrpcServiceConfig):
     archive: str = ""  # where old publications go: the path of a directory; "": nowhere
     archive_keep_days: int = number(35, 1, 36_500)  # for which objects that no segment needs any more are kept
     search: str = "off"  # "on": messages are indexed, and can be searched
+    search_threads: int = number(2, 1, 16)  # that search the index in SQLite
     web_push_hosts: tuple[str, ...] = field_env("WEB_PUSH_HOSTS", WEB_PUSH_HOSTS)
     feed: FeedConfig = group(FeedConfig)
 

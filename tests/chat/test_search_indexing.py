@@ -276,7 +276,7 @@ async def wide(index: SqliteSearchIndex) -> Asked:
         offset: Document(offset, [f"word{rng.randrange(4_000)}" for _ in range(10)], ()) for offset in range(1, 10_001)
     }
     assert await index.apply([Update("c1", 0, 10_000, documents)]) == [True]
-    query = read_query(" ".join(f"word{digit}*" for digit in range(1, 10)), "")
+    query = read_query(" ".join(f"word{digit}*" for digit in range(1, 9)), "")
     return Asked(query, [Scope("c1", 0, 10_000)], 10)
 
 
@@ -321,6 +321,22 @@ async def test_nothing_is_searched_for_callers_who_are_gone(site: Site) -> None:
     await asyncio.gather(*calls, return_exceptions=True)
     async with asyncio.timeout(20):
         assert await index.find(asked)
+
+
+async def test_a_search_that_takes_long_does_not_keep_others_waiting(redis_url: str, tmp_path: Path) -> None:
+    """They are done in threads of their own."""
+    async with sqlite_site(redis_url, tmp_path / "log.sqlite3", has_search=True, searchers=2) as site:
+        index = SqliteSearchIndex(site.rows.database, lambda: None, longest_s=600.0)
+        asked = await wide(index)
+        slow = asyncio.create_task(index.find(asked._replace(scopes=list(asked.scopes) * 100_000)))
+        try:
+            async with asyncio.timeout(60):
+                for _ in range(3):
+                    assert (await index.find(asked)).places
+            assert not slow.done()
+        finally:
+            slow.cancel()
+            await asyncio.gather(slow, return_exceptions=True)
 
 
 async def test_words_of_the_index_belong_to_one_conversation_each(site: Site, a: Replica) -> None:

@@ -15,7 +15,7 @@ import redis.asyncio
 from services.persistence.chat.domain.state import Content, Message
 from services.persistence.chat.index import query as query_module
 from services.persistence.chat.index.analyser import atoms_of
-from services.persistence.chat.index.ports import Place
+from services.persistence.chat.index.ports import Asked, Hits, Place
 from services.persistence.chat.live import Found, Live
 from services.persistence.chat.search import search as search_module
 from services.persistence.chat.search import tail, turns
@@ -218,3 +218,36 @@ def _all_edited(channel: str, offsets: list[int]) -> Callable[..., Awaitable[tai
         return tail.Candidates([], [Place(0.0, -1 << 50, channel, -offset) for offset in offsets], True)
 
     return candidates
+
+
+async def test_a_user_asks_the_index_one_question_at_a_time(
+    site: Site, a: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And others do meanwhile."""
+    index = site.store.search
+    assert index is not None
+    channel = await group(a, "ann", "bob")
+    await say(a, "ann", channel, "word")
+    find, asking, most, both = index.find, Counter[str](), 0, asyncio.Event()
+
+    async def counted(asked: Asked) -> Hits:
+        nonlocal most
+        user = asked.query.authors[0]
+        asking[user] += 1
+        most = max(most, asking[user])
+        if len(+asking) == 2:
+            both.set()
+        try:
+            await both.wait()
+            hits: Hits = await find(asked)
+            return hits
+        finally:
+            asking[user] -= 1
+
+    monkeypatch.setattr(index, "find", counted)
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(search(a, user, "from:me") for user in ("ann", "ann", "ann", "bob", "bob")))
+    assert most == 1
+    search_of = a.chat.tools.search
+    assert search_of is not None
+    assert search_of._one_each._locks == {}  # noqa: SLF001

@@ -187,10 +187,10 @@ class Site:
 
 @asynccontextmanager
 async def sqlite_site(
-    redis_url: str, file: Path, replicas: int = 2, *, has_search: bool = False
+    redis_url: str, file: Path, replicas: int = 2, *, has_search: bool = False, searchers: int = 1
 ) -> AsyncIterator[Site]:
     """Replicas that share the object of a store: SQLite has one process at a time."""
-    rows = SqliteLogStore(file)
+    rows = SqliteLogStore(file, searchers=searchers)
     store = SqliteChatStore(rows.database, rows.note_erasure, has_search=has_search)
     markers = SqliteMarkerStore(rows.database)
     try:

@@ -123,13 +123,16 @@ class ArchivedSqliteLogStore(SqliteLogStore):
         *,
         clock: Callable[[], float] = time.time,
         cache_bytes: int = CACHE_BYTES,
+        searchers: int = 1,
     ) -> None:
         """Open the file; `objects` is closed with it.
+
+        `searchers`: threads that search messages.
 
         Raises:
             ConfigError: the file can't be opened or created.
         """
-        super().__init__(path, clock=clock)
+        super().__init__(path, clock=clock, searchers=searchers)
         self.objects = objects
         self.segments = SqliteSegmentStore(self.database, clock, self.note_erasure)
         self.loaded = Segments(objects, cache_bytes)

@@ -1,7 +1,7 @@
 """One SQLite file, and the threads that read and write it.
 
 The stores of a process that share a file share this: one thread and one connection that write, so that they never wait
-for each other's lock, and one of each that read.
+for each other's lock, one of each that read, and one or more that search.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,12 +33,13 @@ T = TypeVar("T")
 class SqliteDatabase:
     """An open file with its threads; several processes may share the file."""
 
-    def __init__(self, path: Path, schema: str) -> None:
+    def __init__(self, path: Path, schema: str, *, searchers: int = 1) -> None:
         """Open the file, and create what is missing.
 
         Args:
             path: Of the file.
             schema: Statements that create tables unless they are there.
+            searchers: Threads that search, with a connection each.
 
         Raises:
             ConfigError: the file can't be opened or created.
@@ -47,11 +49,11 @@ class SqliteDatabase:
             "read": ThreadPoolExecutor(1, "store-reader"),
             "write": ThreadPoolExecutor(1, "store-writer"),
             "scrub": ThreadPoolExecutor(1, "store-scrubber"),
-            "search": ThreadPoolExecutor(1, "store-searcher"),
+            "search": ThreadPoolExecutor(searchers, "store-searcher"),
             "archive": ThreadPoolExecutor(1, "store-archiver"),
         }
-        self._connections: dict[str, sqlite3.Connection] = {}
-        self._opened: dict[str, Identity] = {}  # by role: the files that its connection opened
+        self._connections: dict[str, sqlite3.Connection] = {}  # by role, and thread where it has several
+        self._opened: dict[str, Identity] = {}  # the files that each of them opened
         self._watch = FileWatch(path)
         self.create(schema)
         self._file = identity(path)[0]
@@ -115,19 +117,20 @@ class SqliteDatabase:
         After a failure the connection is made again, since a full or broken disk may recover.
         """
         started = time.perf_counter()
+        key = f"search {threading.get_ident()}" if role == "search" else role
         try:
-            if role not in self._connections:
+            if key not in self._connections:
                 self._watch.check(identity(self._path)[0] == self._file)
-                connection = self._connections[role] = self._connect()
+                connection = self._connections[key] = self._connect()
                 connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-                self._opened[role] = identity(self._path)
-            done = work(self._connections[role])
+                self._opened[key] = identity(self._path)
+            done = work(self._connections[key])
             # If the files were replaced meanwhile, what was written is lost at the next start.
-            self._watch.check(identity(self._path) == self._opened[role])
+            self._watch.check(identity(self._path) == self._opened[key])
             return done
         except sqlite3.Error as error:
             logger.error("the store failed", extra={"op": op, "error": str(error)})
-            broken = self._connections.pop(role, None)
+            broken = self._connections.pop(key, None)
             if broken is not None:
                 broken.close()
             raise Unavailable(f"the store can't: {error}") from error

@@ -89,8 +89,13 @@ class SqliteLogStore:
 
     apart = False  # one transaction for all channels
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        """Open the file, and create what is missing; `clock`: Unix seconds.
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time, searchers: int = 1) -> None:
+        """Open the file, and create what is missing.
+
+        Args:
+            path: Of the file.
+            clock: Returns Unix seconds.
+            searchers: Threads that search messages.
 
         Raises:
             ConfigError: the file can't be opened or created.
@@ -100,6 +105,7 @@ class SqliteLogStore:
         self.database = SqliteDatabase(
             path,
             _SCHEMA + sqlite_counts.SCHEMA + sqlite_erasing.SCHEMA + sqlite_queued.SCHEMA + sqlite_segments.SCHEMA,
+            searchers=searchers,
         )
         self._run, self._clock = self.database.run, clock
         self.has_segments = self.database.first(sqlite_segments.has_segments)

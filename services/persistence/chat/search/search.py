@@ -18,6 +18,7 @@ Rules.
 * An answer reads 4,000 rows that are not indexed at most, and 4 MiB. If there are more it says `incomplete`, and they
   are indexed. Whatever else an answer needs is bounded, too: messages are looked up a page at once, newest first, and
   only so many are compared (`turns.py`). Beyond that a page is short, and its cursor goes on from there.
+* A user asks the index one question at a time, whoever else does meanwhile.
 
 Example. 20 of 300 conversations have a match. The index returns the newest 21 places; one of these was deleted just
 now, so the index is asked for more behind the last one, until 20 are there or there are no more.
@@ -46,7 +47,7 @@ from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall
 from services.persistence.chat.search.cursors import Cursor, encoded
 from services.persistence.chat.search.indexing import Indexing, is_emptied
 from services.persistence.chat.search.tail import Candidates, Tail
-from services.persistence.chat.search.turns import Turns, Work, effort
+from services.persistence.chat.search.turns import OneEach, Turns, Work, effort
 from services.persistence.chat.views import Json
 from services.persistence.domain.ports import LogStore
 
@@ -116,7 +117,7 @@ class Search:
         """
         self._queries, self._conversations, self._inbox = queries, conversations, inbox
         self._index, self._now_ms, self._is_conversation = index, now_ms, is_conversation
-        self._turns = Turns()
+        self._turns, self._one_each = Turns(), OneEach()
         self._tail = Tail(rows, indexing, self._turns)
 
     async def messages(self, wanted: Wanted) -> Json:
@@ -135,7 +136,8 @@ class Search:
         work = Work(self._turns, _MAX_EFFORT)
         most = _BEST_OF if best else limit + 1 + _SPARE
         for _ in range(_MAX_ROUNDS):
-            hits = await self._index.find(Asked(query, scopes, most, after, upto if best else None, best))
+            async with self._one_each.turn(wanted.user):
+                hits = await self._index.find(Asked(query, scopes, most, after, upto if best else None, best))
             if tail is None:
                 scopes = [one._replace(position=max(one.position, hits.indexed[one.channel])) for one in scopes]
                 tail = await self._tail.candidates(query, scopes, hits.indexed)

@@ -19,7 +19,9 @@ Trade-offs. A single message is never cut: up to 32,000 bytes, which take 3 ms i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 SLICE = 32_768  # effort between two turns of all else
@@ -61,6 +63,30 @@ class Turns:
                     if made is not None:
                         found.append(made)
         return spent, found
+
+
+class OneEach:
+    """Lets each user do one thing at a time.
+
+    So nobody takes all threads that search.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._users: Counter[str] = Counter()  # that have their turn, or wait for it
+
+    @asynccontextmanager
+    async def turn(self, user: str) -> AsyncIterator[None]:
+        """Wait for the user's turn, which ends with the block."""
+        lock = self._locks.setdefault(user, asyncio.Lock())
+        self._users[user] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[user] -= 1
+            if not self._users[user]:
+                del self._users[user], self._locks[user]
 
 
 class Work:
