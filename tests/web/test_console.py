@@ -127,3 +127,14 @@ def test_the_sign_in_form_offers_what_registration_allows(node: str, chromium: s
         command = [node, str(_HERE / "registration.mjs"), url, who, code, str(tmp_path / "p"), chromium]
         done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("playwright")
+@pytest.mark.slow
+@pytest.mark.parametrize("search", ["on", "off"])
+def test_messages_are_searched_where_search_is_on(node: str, chromium: str, tmp_path: Path, search: str) -> None:
+    _SHOTS.mkdir(parents=True, exist_ok=True)
+    with Stack(edges=1, environment={"PERSISTENCE_SEARCH": search}) as stack:
+        command = [node, str(_HERE / "search.mjs"), stack.http_urls[0], search, str(_SHOTS), str(tmp_path / "p")]
+        done = subprocess.run([*command, chromium], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -3,6 +3,7 @@ import { Chat, isConversation, personalChannel } from './chat.js';
 import { Client, TOO_BIG } from './client.js';
 import { RoomView } from './room_view.js';
 import { MOST_READ, Room, nameOf } from './rooms.js';
+import { SearchBox } from './search.js';
 import { Session, loadRooms, registration, saveRooms } from './session.js';
 import { Frames, byId, colour, element, initials } from './view.js';
 
@@ -20,6 +21,7 @@ const view = new RoomView(() => session.name, (room) => loadOlder(room), {
 let session = null;
 let client = null;
 let chat = null;
+let search = null;
 let editing = 0; // offset of the message that is being edited; 0: none is
 let current = '';
 let countdown = 0;
@@ -75,6 +77,7 @@ function backToSignIn(reason) {
   client = null;
   rooms.clear();
   names.clear();
+  search.end();
   showSignIn(reason);
 }
 
@@ -87,6 +90,7 @@ function start(found) {
   const scheme = location.protocol === 'https:' ? 'wss' : 'ws';
   client = new Client(`${scheme}://${location.host}/connection/websocket`, (renew) => session.token(renew));
   chat = new Chat((method, params) => client.rpc(method, params), (channel) => showChat(channel));
+  search = new SearchBox((method, params) => client.rpc(method, params), { titleOf: titleOfChannel, namesOf, onOpen: enter });
   listen(client);
   const saved = loadRooms();
   for (const entry of saved?.rooms ?? [{ channel: FIRST_ROOM, position: null }]) {
@@ -248,6 +252,7 @@ function beginChat(of) {
   of.subscribe(personal());
   of.subscribe(personal(INBOX));
   chat.reload();
+  search.begin();
 }
 
 // Whether the server pushes where something was said. Where it has no inboxes, all conversations are followed.
@@ -279,19 +284,32 @@ function enter(channel) {
 
 // Direct conversations are called as the other user is.
 async function askNames() {
-  const unknown = [...chat.conversations.values()].map((one) => one.with).filter((user) => user && !names.has(user));
-  if (!unknown.length) return;
-  for (const user of unknown) names.set(user, '');
-  const profiles = await session.profiles(unknown).catch(() => []);
-  for (const { user, username, display_name: shown } of profiles) names.set(user, shown || username);
+  if (!await learn([...chat.conversations.values()].map((one) => one.with))) return;
   showChannels();
   showName();
 }
 
+// Ask for the names of users that are not known. Returns whether there were any.
+async function learn(users) {
+  const unknown = [...new Set(users)].filter((user) => user && !names.has(user));
+  if (!unknown.length) return false;
+  for (const user of unknown) names.set(user, '');
+  const profiles = await session.profiles(unknown).catch(() => []);
+  for (const { user, username, display_name: shown } of profiles) names.set(user, shown || username);
+  return true;
+}
+
+async function namesOf(users) {
+  await learn(users);
+  return (user) => (user === session?.user ? session.name : names.get(user) || user || 'backend');
+}
+
 const titleOf = (one) => one.name || names.get(one.with) || one.with || one.channel;
 
+const titleOfChannel = (channel) => (chat?.conversations.has(channel) ? titleOf(chat.conversations.get(channel)) : channel);
+
 function showName() {
-  byId('room-name').textContent = (chat?.conversations.has(current) ? titleOf(chat.conversations.get(current)) : current) || 'No channel';
+  byId('room-name').textContent = titleOfChannel(current) || 'No channel';
   byId('room-name').title = current;
 }
 
