@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import click
@@ -37,32 +37,45 @@ def command() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """List the messages of the dead-letter queue, with channel and offsets."""
-    found = _run(_looked_through)
-    for one in found:
-        try:
-            rows = decode(one.body)
-        except UnreadableMessage as error:
-            say_json({"id": one.name, "error": str(error)}) if as_json else say(
-                f"{one.name}  can't be read: {printable(str(error))}"
-            )
-            continue
-        first, last = rows.rows[0].offset, rows.rows[-1].offset
-        if as_json:
-            say_json({"id": one.name, "channel": rows.channel, "epoch": rows.epoch, "first": first, "last": last})
-        else:
-            say(f"{one.name}  {printable(rows.channel)}  {first} to {last}")
-    remark(f"{len(found)} {'message' if len(found) == 1 else 'messages'}")
+
+    async def see(some: Sequence[Message]) -> dead.Seen:
+        for one in some:
+            _tell(one, as_json)
+        return dead.Seen()
+
+    found = _run(lambda queue: dead.look_through(queue, see))
+    remark(f"{found} {'message' if found == 1 else 'messages'}")
+
+
+def _tell(one: Message, as_json: bool) -> None:
+    """Print a line about a message."""
+    try:
+        rows = decode(one.body)
+    except UnreadableMessage as error:
+        text = f"{one.name}  can't be read: {printable(str(error))}"
+        say_json({"id": one.name, "error": str(error)}) if as_json else say(text)
+        return
+    first, last = rows.rows[0].offset, rows.rows[-1].offset
+    if as_json:
+        say_json({"id": one.name, "channel": rows.channel, "epoch": rows.epoch, "first": first, "last": last})
+    else:
+        say(f"{one.name}  {printable(rows.channel)}  {first} to {last}")
 
 
 @command.command("show")
 @click.argument("name", metavar="ID")
 def show(name: str) -> None:
     """Print one message as it is."""
-    for one in _run(_looked_through):
-        if one.name == name:
-            say(printable(one.body))
-            return
-    raise Refused(f"{name}: there is no such message")
+    found: list[str] = []
+
+    async def see(some: Sequence[Message]) -> dead.Seen:
+        found.extend(one.body for one in some if one.name == name)
+        return dead.Seen(goes_on=not found)
+
+    _run(lambda queue: dead.look_through(queue, see))
+    if not found:
+        raise Refused(f"{name}: there is no such message")
+    say(printable(found[0]))
 
 
 @command.command("replay")
@@ -86,18 +99,13 @@ def drop(ids: tuple[str, ...], every: bool, as_json: bool) -> None:
 def _change(ids: tuple[str, ...], every: bool, as_json: bool, what: str) -> None:
     if bool(ids) == every:
         raise WrongUsage("give ids of messages, or --all")
-    done = _run(lambda queue: dead.change(queue, None if every else ids, replay=what == "replayed"))
-    missing = [one for one in ids if one not in done]
-    for one in done:
-        say_json({"id": one, "done": what}) if as_json else say(f"{what}: {one}")
+
+    def done(name: str) -> None:
+        say_json({"id": name, "done": what}) if as_json else say(f"{what}: {name}")
+
+    missing = _run(lambda queue: dead.change(queue, None if every else ids, replay=what == "replayed", done=done))
     if missing:
-        raise Refused(f"{missing[0]}: there is no such message")
-
-
-async def _looked_through(queue: SqsQueue) -> list[Message]:
-    found = await dead.dead_messages(queue)
-    await dead.release(queue, found)
-    return found
+        raise Refused(f"{min(missing)}: there is no such message")
 
 
 def _run(work: Callable[[SqsQueue], Awaitable[T]]) -> T:

@@ -143,6 +143,13 @@ DELIVERY = board(
                     ("thalamus_persistence_drain_oldest_seconds", "{{instance}}"),
                 ),
                 lines(
+                    "Messages of the queue",
+                    "short",
+                    ("max(thalamus_queue_waiting_messages)", "for workers"),
+                    ("max(thalamus_queue_dead_messages)", "in the dead-letter queue"),
+                    help="`thalamus dlq` handles what no worker could store.",
+                ),
+                lines(
                     "Publications completed after a crash",
                     "ops",
                     ("rate(thalamus_persistence_swept_totalRATE)", "swept, {{instance}}"),

@@ -161,6 +161,8 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         tasks.append(asyncio.create_task(archiver.run()))
     if namespaces.with_retention():
         tasks.append(asyncio.create_task(retention.run()))
+    if queue is not None:
+        tasks.append(asyncio.create_task(_watch(queue)))
     try:
         collector.settle()
         logger.info("started", extra={"grpc_port": server.port, "internal_port": internal.port})
@@ -267,6 +269,12 @@ def _outbox(queue: SqsQueue, store: LogStore) -> Sink:
     from services.persistence.queue.outbox import Outbox
 
     return Outbox(queue, store)
+
+
+async def _watch(queue: SqsQueue) -> None:
+    from services.persistence.queue.watch import watch
+
+    await watch(queue)
 
 
 async def work(config: PersistenceConfig, stopping: asyncio.Event) -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from cli import main
 from services.persistence.domain.ports import Row
+from services.persistence.queue import dead
 from services.persistence.queue.messages import encode
 from services.persistence.queue.settings import SqsSettings
-from services.persistence.queue.sqs import RECEIPTS, SqsQueue
+from services.persistence.queue.sqs import Message, SqsQueue
 from tests.support.sqs import environment_of
 from tests.support.sqs import sqs_address as sqs_address
 from tests.support.sqs import sqs_settings as sqs_settings
@@ -23,7 +27,7 @@ async def put_aside(settings: SqsSettings, bodies: list[str]) -> None:
     queue = SqsQueue(settings)
     await queue.prepare()
     assert all(await queue.send(bodies))
-    for _ in range(RECEIPTS + 1):
+    while (await queue.counts())[1] < len(bodies):
         await queue.put_back(await queue.receive(wait_s=0), 0)
     assert (await queue.counts()) == (0, len(bodies))
     await queue.close()
@@ -61,3 +65,37 @@ def test_what_was_put_aside_is_listed_shown_replayed_and_dropped(
     assert run("drop", bad[0])[0] == 1
     assert run("drop", "--all") == (0, f"dropped: {bad[1]}\n")
     assert asyncio.run(waiting(sqs_settings)) == (1, 0)
+
+
+class Body(str):
+    __slots__ = ("__weakref__",)
+
+
+def test_only_ten_letters_are_in_memory_at_once(sqs_settings: SqsSettings) -> None:
+    held: list[weakref.ref[str]] = []
+    most = 0
+
+    class Watched(SqsQueue):
+        async def receive(self, **options: Any) -> list[Message]:
+            found = [one._replace(body=Body(one.body)) for one in await super().receive(**options)]
+            held.extend(weakref.ref(one.body) for one in found)
+            return found
+
+    async def see(some: Sequence[Message]) -> dead.Seen:
+        nonlocal most
+        most = max(most, sum(one() is not None for one in held))
+        return dead.Seen()
+
+    async def run() -> None:
+        queue = Watched(sqs_settings)
+        assert await dead.look_through(queue, see) == 35
+        assert await dead.look_through(queue, see) == 35, "they are seen again"
+        gone: list[str] = []
+        assert await dead.change(queue, None, replay=True, done=gone.append) == set()
+        assert len({*gone}) == 35
+        assert await queue.counts() == (35, 0)
+        await queue.close()
+
+    asyncio.run(put_aside(sqs_settings, ["no message"] * 35))
+    asyncio.run(run())
+    assert most <= 20

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from prometheus_client import REGISTRY
 
 from services.persistence.domain.draining import Handover, Sink
 from services.persistence.domain.ports import Row
@@ -19,8 +20,9 @@ from services.persistence.queue import messages
 from services.persistence.queue.messages import QueuedRows, UnreadableMessage, decode, encode
 from services.persistence.queue.outbox import AWAY_S, OVERDUE_S, PAST_S, Outbox
 from services.persistence.queue.settings import SqsSettings
-from services.persistence.queue.sqs import Message, SqsQueue
+from services.persistence.queue.sqs import RECEIPTS, Message, SqsQueue
 from services.persistence.queue.storing import store_messages
+from services.persistence.queue.watch import watch
 from services.persistence.queue.worker import Worker
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
@@ -377,6 +379,21 @@ async def test_what_is_too_large_for_a_message_is_stored_with_all_in_front_of_it
 
     await until(both_are_stored)
     assert (await queue.counts())[1] == 0
+
+
+async def test_messages_are_counted_for_the_metrics(queue: SqsQueue) -> None:
+    def figures() -> tuple[float | None, float | None]:
+        names = ("thalamus_queue_waiting_messages", "thalamus_queue_dead_messages")
+        waiting, dead = map(REGISTRY.get_sample_value, names)
+        return waiting, dead
+
+    await queue.send(["nobody can read this", "nor this"])
+    watching = asyncio.create_task(watch(queue, 0.01))
+    await until(lambda: figures() == (2, 0))
+    for _ in range(RECEIPTS + 1):
+        await queue.put_back(await queue.receive(wait_s=0), 0)
+    await until(lambda: figures() == (0, 2))
+    await end_task(watching)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
