@@ -14,7 +14,14 @@ from tests.support.chat_calls import Replica, dynamodb_site, sqlite_site
 from tests.support.chat_calls import Site as CallSite
 from tests.support.dynamodb_fixtures import faults as faults
 from tests.support.dynamodb_fixtures import settings as settings
+from tests.support.patience import be_patient
 from tests.support.persistence import Site
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is no failure."""
+    be_patient(monkeypatch)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 
 from services.shared.dynamodb.settings import DynamoDbSettings
 from tests.support.faults import free_port
+from tests.support.patience import be_patient_with_dynamodb
 
 _START_S = 60.0
 LOCAL_IMAGE = "amazon/dynamodb-local:3.3.1"
@@ -99,10 +100,11 @@ def settings_of(address: str, prefix: str = "thalamus-") -> DynamoDbSettings:
 
 @pytest.fixture(scope="session")
 def aws_credentials() -> Iterator[None]:
-    """Any will do, but boto3 wants some."""
+    """Any will do, but boto3 wants some. Also longer deadlines."""
     with pytest.MonkeyPatch.context() as environment:
         for name, value in CREDENTIALS.items():
             environment.setenv(name, value)
+        be_patient_with_dynamodb(environment)
         yield
 
 
