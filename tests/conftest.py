@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = (
     "tests.support.dynamodb",
@@ -15,6 +15,8 @@ pytest_plugins = (
 )
 
 # Hypothesis has a profile of its own for CI, in which every run plays the same examples. Ours are new each time, there
-# too; a failure prints the line that repeats it.
-settings.register_profile("thalamus", derandomize=False, print_blob=True)
+# too; a failure prints the line that repeats it. How long an example takes says more of the machine than of the code.
+settings.register_profile(
+    "thalamus", derandomize=False, print_blob=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("thalamus")
