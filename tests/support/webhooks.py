@@ -46,7 +46,7 @@ def endpoint(url: str, folder: Path, *secrets: str, name: str = "crm", **options
     for place, secret in enumerate(secrets or (SECRET,)):
         files.append(folder / f"{name}.secret.{place}")
         files[-1].write_text(secret + "\n")
-    options = {"events": DEFAULT_TYPES, "timeout_s": 1.0, **options}
+    options = {"events": DEFAULT_TYPES, "timeout_s": 10.0, **options}
     return Endpoint(name=name, url=url, secret_files=tuple(files), **options)
 
 
