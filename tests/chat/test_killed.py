@@ -47,7 +47,7 @@ class Client:
                 channel=GROUP, publication=one.publication, key=key, history_size=99, history_ttl_s=600, terms=terms
             )
             batches = iter([persistence_pb2.AppendBatch(items=[plain])])
-            async for _ in stub.Append(batches, timeout=10, wait_for_ready=True):
+            async for _ in stub.Append(batches, timeout=60, wait_for_ready=True):
                 pass
 
     async def append(self, rng: Random, author: str, event: dict[str, Any]) -> pb.EventResult:

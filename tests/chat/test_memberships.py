@@ -96,7 +96,7 @@ async def test_members_alone_are_in_a_conversation_neither_who_is_invited_nor_wh
             request = pb.CallRequest(method=method, params=params.encode(), namespace="conv", options=OPTIONS)
             request.info.user = user
             request.key_user, request.key = f"u:{user}", uuid.uuid4().hex
-            response: pb.CallResponse = await stub.Call(request, timeout=5)
+            response: pb.CallResponse = await stub.Call(request, timeout=60)
             assert not response.HasField("refusal"), response.refusal
             return response.result
 
@@ -110,7 +110,7 @@ async def test_members_alone_are_in_a_conversation_neither_who_is_invited_nor_wh
                 await asyncio.sleep(0.1)
         for users in (["ann"] * 11, [""]):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await stub.Memberships(pb.MembershipsRequest(users=users), timeout=5)
+                await stub.Memberships(pb.MembershipsRequest(users=users), timeout=60)
             assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     finally:
         await replicas.close()

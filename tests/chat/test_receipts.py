@@ -316,7 +316,7 @@ async def test_as_long_as_an_edge_cannot_read_events_nothing_is_sent(
     channel = await group(a, "u2")
     of_before = redis_conn.pubsub()
     await of_before.subscribe(keys.control())
-    await of_before.get_message(timeout=5)
+    await of_before.get_message(timeout=60)
     await a.call("u2", "markers.read", channel=channel, offset=3)
     await of_before.aclose()  # type: ignore[no-untyped-call]
 

@@ -41,14 +41,14 @@ def item(author: str, event: dict[str, Any], channel: str, **fields: Any) -> pb.
 
 
 async def append(stub: ChatServiceAsyncStub, *items: pb.EventItem) -> list[pb.EventResult]:
-    stream = stub.Append(iter([pb.EventBatch(items=items)]), timeout=10)
+    stream = stub.Append(iter([pb.EventBatch(items=items)]), timeout=60)
     found = {result.item: result async for reply in stream for result in reply.results}
     return [found[place] for place in range(len(items))]
 
 
 async def check(stub: ChatServiceAsyncStub, *pairs: tuple[str, str]) -> list[pb.CheckResult]:
     batch = pb.CheckBatch(items=[pb.CheckItem(channel=channel, user=user) for channel, user in pairs])
-    found = {result.item: result async for reply in stub.Check(iter([batch]), timeout=10) for result in reply.results}
+    found = {result.item: result async for reply in stub.Check(iter([batch]), timeout=60) for result in reply.results}
     return [found[place] for place in range(len(pairs))]
 
 
@@ -95,7 +95,7 @@ async def test_members_of_a_group_talk_and_others_learn_nothing(
             history_ttl_s=60,
             terms=terms,
         )
-        async for reply in log.Append(iter([persistence_pb2.AppendBatch(items=[plain])]), timeout=10):
+        async for reply in log.Append(iter([persistence_pb2.AppendBatch(items=[plain])]), timeout=60):
             assert [one.status for one in reply.results] in ([], [common_pb2.ITEM_STATUS_OK])
     results = await append(
         stub,

@@ -28,7 +28,7 @@ def run(*arguments: bytes, stdin: bytes = b"", **variables: str | bytes) -> subp
         input=stdin,
         capture_output=True,
         check=False,
-        timeout=30,
+        timeout=60,
     )
 
 

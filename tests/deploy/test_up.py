@@ -79,14 +79,14 @@ class Deployment:
         path = f"{self._bin}:{os.environ['PATH']}"
         here = {"PATH": path, "SECRETS": str(self.secrets), "STACK_FILES": "dev-stack.yml", "UP_WAIT_S": "0"}
         environment = {**here, **environment}
-        return subprocess.run([self.script], env=environment, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run([self.script], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     def down(self, **environment: str) -> subprocess.CompletedProcess[str]:
         """`make down`, likewise."""
         (self._bin / "calls").unlink(missing_ok=True)
         environment = {"PATH": f"{self._bin}:{os.environ['PATH']}", **environment}
         script = self.script.with_name("down.sh")
-        return subprocess.run([script], env=environment, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
     def write_settings(self, content: bytes) -> None:
         """A tree like this one, with a `deploy.env`."""

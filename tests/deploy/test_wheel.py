@@ -24,7 +24,7 @@ from tests.deploy.tools import ROOT
 from tests.support.stack import clean_environment
 
 pytestmark = pytest.mark.slow
-_READY_WITHIN_S = 60.0
+_READY_WITHIN_S = 90.0
 
 
 def run(*command: str | Path, cwd: Path, environment: dict[str, str] | None = None) -> str:

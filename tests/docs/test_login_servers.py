@@ -27,7 +27,7 @@ from tests.support.wire_client import WireClient
 ROOT = Path(__file__).parents[2]
 SDK = ROOT / "tests" / "integration" / "sdk" / "node_modules"
 ALICE = {"username": "alice", "password": "correct horse battery"}
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 BEFORE_PAGE = """import { Centrifuge, UnauthorizedError } from "centrifuge";
 globalThis.WebSocket = (await import("ws")).default;
 const { username, password } = %s;

@@ -17,7 +17,7 @@ from tests.support.stack import Stack
 from tests.support.wire_client import WireClient
 
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 GRACE_S = 3.0
 CHANNELS = """
 [namespaces.hooked]

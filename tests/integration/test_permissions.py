@@ -298,7 +298,7 @@ def cli(shop: Stack, *arguments: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
     )
     return done.stdout
 

@@ -92,7 +92,7 @@ async def rename_at_auth(stack: Stack, user: str, name: str) -> int:
         async with asyncio.timeout(20):
             while not replicas.is_ready():
                 await asyncio.sleep(0.02)
-        changed: pb.User = await UserServiceStub(replicas.any()).UpdateUser(request, timeout=5)
+        changed: pb.User = await UserServiceStub(replicas.any()).UpdateUser(request, timeout=60)
         return changed.profile.version
     finally:
         await replicas.close()

@@ -74,7 +74,7 @@ def start(service: str, folder: Path, **environment: str) -> subprocess.Complete
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 

@@ -62,7 +62,7 @@ def plain(key: str = "", channel: str = CHANNEL) -> pb.AppendItem:
 
 async def append(stub: PersistenceServiceAsyncStub, *items: pb.AppendItem) -> list[pb.AppendResult]:
     """Results in the order of the items."""
-    stream = stub.Append(iter([pb.AppendBatch(items=items)]), timeout=10)
+    stream = stub.Append(iter([pb.AppendBatch(items=items)]), timeout=60)
     found = {result.item: result async for reply in stream for result in reply.results}
     return [found[place] for place in range(len(items))]
 
@@ -92,7 +92,7 @@ async def stub(redis_url: str, tmp_path: Path) -> AsyncIterator[PersistenceServi
 
 
 async def test_a_replica_says_first_of_all_that_it_takes_terms(stub: PersistenceServiceAsyncStub) -> None:
-    replies = [reply async for reply in stub.Append(iter([pb.AppendBatch(items=[plain()])]), timeout=10)]
+    replies = [reply async for reply in stub.Append(iter([pb.AppendBatch(items=[plain()])]), timeout=60)]
     assert [reply.takes_terms for reply in replies] == [True, *[False] * (len(replies) - 1)]
     assert replies[0] == pb.AppendResults(takes_terms=True)
 
@@ -133,7 +133,7 @@ async def test_edges_find_the_flags_in_the_publication_and_plain_ones_have_none(
         heard: list[bytes] = []
         async with asyncio.timeout(30):
             while len(heard) < 3:
-                if (message := await pubsub.get_message(timeout=1)) and message["type"] == "message":
+                if (message := await pubsub.get_message(timeout=60)) and message["type"] == "message":
                     heard.append(message["data"].split(b" ", 2)[2])
     assert [common_pb2.Publication.FromString(one).flags for one in heard] == [5, 0, 0]
     assert [one.publication for one in await read(stub)] == heard
@@ -147,7 +147,7 @@ async def test_a_channel_without_flags_and_guards_is_kept_and_read_as_before(
     entries = await redis_conn.xrange(keys.log(CHANNEL))
     assert entries
     assert [set(fields) for _, fields in entries] == [{b"i", b"p", b"k", b"n"}] * 2  # type: ignore[arg-type]
-    pages = [page async for page in stub.Read(pb.ReadRequest(channel=CHANNEL, limit=9), timeout=5)]
+    pages = [page async for page in stub.Read(pb.ReadRequest(channel=CHANNEL, limit=9), timeout=60)]
     assert [(one.n, one.mv, one.flags) for page in pages for one in page.publications] == [(0, 0, 0)] * 2
     # It begins to count with the first one that has flags: from the store's 0.
     assert said(await append(stub, item(COUNTS, 0), item(COUNTS, 1))) == [3, "recheck 0"]

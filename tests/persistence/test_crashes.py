@@ -126,7 +126,7 @@ async def test_nothing_is_readable_or_announced_while_the_store_has_not_got_it(
     crashing.crash = "before"
     async with redis_conn.pubsub() as listener:
         await listener.subscribe(keys.pub(CHANNEL))
-        await listener.get_message(timeout=1)
+        await listener.get_message(timeout=60)
         with pytest.raises(Unavailable):
             await replica.append("second")
         assert await readable(redis_conn) == [(1, "first")]

@@ -34,7 +34,7 @@ from tests.support.faults import free_port
 from tests.support.full import sized
 from tests.support.redis import RedisServer
 
-START_S = 20.0
+START_S = 90.0
 
 
 class Process:

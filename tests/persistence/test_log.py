@@ -92,9 +92,9 @@ async def test_nobody_reads_what_is_not_stored_and_it_is_acknowledged_once_it_is
 async def test_what_redis_published_is_what_is_stored_byte_by_byte(site: Site, process: Process) -> None:
     async with site.client.pubsub() as listener:
         await listener.subscribe(keys.pub(CHANNEL))
-        await listener.get_message(timeout=1)
+        await listener.get_message(timeout=60)
         position = await process.append("first")
-        message = await listener.get_message(timeout=2)
+        message = await listener.get_message(timeout=60)
     assert message is not None
     ((_, stored),) = await site.store.read(CHANNEL, since_offset=0, upto=9, limit=9, reverse=False)
     assert message["data"] == b"p%b 1 %b" % (position.epoch.encode(), stored)

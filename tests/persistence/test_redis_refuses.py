@@ -53,7 +53,7 @@ class Written:
 async def written(redis_pipeline: RedisPipeline, redis_conn: redis.asyncio.Redis) -> AsyncIterator[Written]:
     async with redis_conn.pubsub() as pubsub:
         await pubsub.subscribe(keys.pub(CHANNEL))
-        assert await pubsub.get_message(timeout=1.0)  # that it is subscribed
+        assert await pubsub.get_message(timeout=60)  # that it is subscribed
         made = Written(redis_pipeline, pubsub)
         await made.hot.init(CHANNEL, ChannelState(EPOCH, 0), 0, [])
         yield made

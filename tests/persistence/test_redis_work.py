@@ -117,13 +117,13 @@ async def test_what_others_have_numbered_is_made_readable_in_steps(site: Site) -
     published = site.client.pubsub()
     async with published:
         await published.subscribe(keys.pub(CHANNEL))
-        await published.get_message(timeout=5)  # that it is subscribed
+        await published.get_message(timeout=60)  # that it is subscribed
         (outcome,) = await append(other.log, items(1, COUNTS))
         assert isinstance(outcome, AppendedPosition)
         assert outcome.offset == 602
         told: list[int] = []
         while len(told) < 601:
-            message: Any = await published.get_message(ignore_subscribe_messages=True, timeout=5)
+            message: Any = await published.get_message(ignore_subscribe_messages=True, timeout=60)
             assert message is not None
             told.append(int(message["data"].split(b" ", 2)[1]))
     assert told == list(range(2, 603)), "each is told once, in order"

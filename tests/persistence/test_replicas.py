@@ -25,7 +25,7 @@ from tests.support.full import sized
 from tests.support.redis import RedisServer
 
 CHANNELS = [f"chat:replicas{number}" for number in range(5)]
-START_S = 20.0
+START_S = 90.0
 
 
 class Process:

@@ -60,7 +60,7 @@ def item(**members: Any) -> pb.AppendItem:
 
 async def appended(stub: PersistenceServiceAsyncStub, *items: pb.AppendItem) -> list[int]:
     """Statuses in the order of the items."""
-    stream = stub.Append(iter([pb.AppendBatch(items=items)]), timeout=10)
+    stream = stub.Append(iter([pb.AppendBatch(items=items)]), timeout=60)
     found = {result.item: result.status async for reply in stream for result in reply.results}
     return [found[place] for place in range(len(items))]
 
@@ -84,10 +84,10 @@ async def test_a_name_that_no_channel_has_is_refused_by_every_method(
 ) -> None:
     for kind, name in NAMES.items():
         for call in (
-            stub.Open(pb.OpenRequest(channel=name), timeout=5),
-            stub.RemoveHistory(pb.RemoveHistoryRequest(channel=name), timeout=5),
-            stub.Kept(pb.KeptRequest(channel=name), timeout=5),
-            stub.Read(pb.ReadRequest(channel=name, limit=1), timeout=5),
+            stub.Open(pb.OpenRequest(channel=name), timeout=60),
+            stub.RemoveHistory(pb.RemoveHistoryRequest(channel=name), timeout=60),
+            stub.Kept(pb.KeptRequest(channel=name), timeout=60),
+            stub.Read(pb.ReadRequest(channel=name, limit=1), timeout=60),
         ):
             assert await status(call) is grpc.StatusCode.INVALID_ARGUMENT, name
         assert await appended(stub, item(channel=name), item(key=kind)) == [INVALID, OK]
@@ -102,11 +102,11 @@ async def test_to_ask_for_a_channel_only_if_it_is_known_begins_none(
 ) -> None:
     asked = pb.OpenRequest(channel="chat:new", only_known=True)
     for _ in range(2):
-        assert (await stub.Open(asked, timeout=5)).unknown
+        assert (await stub.Open(asked, timeout=60)).unknown
     assert sqlite3.connect(tmp_path / "log.sqlite3").execute("SELECT count(*) FROM channels").fetchone() == (0,)
     assert not [key async for key in redis_conn.scan_iter("t:{*")]
-    opened = await stub.Open(pb.OpenRequest(channel="chat:new"), timeout=5)
-    assert await stub.Open(asked, timeout=5) == opened
+    opened = await stub.Open(pb.OpenRequest(channel="chat:new"), timeout=60)
+    assert await stub.Open(asked, timeout=60) == opened
 
 
 WRONG: dict[str, dict[str, Any]] = {
@@ -127,13 +127,13 @@ async def test_a_wrong_item_is_answered_and_the_others_of_its_batch_are_kept(stu
     items = [item(**members) for members in WRONG.values()]
     mixed = [one for number, wrong in enumerate(items) for one in (wrong, item(key=f"fine{number}"))]
     assert await appended(stub, *mixed) == [INVALID, OK] * len(items)
-    (page,) = [page async for page in stub.Read(pb.ReadRequest(channel="chat:fine", limit=99), timeout=5)]
+    (page,) = [page async for page in stub.Read(pb.ReadRequest(channel="chat:fine", limit=99), timeout=60)]
     assert [one.offset for one in page.publications] == list(range(1, len(items) + 1))
 
 
 async def test_a_read_of_nothing_is_refused_and_more_than_may_be_is_cut(stub: PersistenceServiceAsyncStub) -> None:
     assert await appended(stub, item()) == [OK]
-    none = stub.Read(pb.ReadRequest(channel="chat:fine"), timeout=5)
+    none = stub.Read(pb.ReadRequest(channel="chat:fine"), timeout=60)
     assert await status(none) is grpc.StatusCode.INVALID_ARGUMENT
-    most = stub.Read(pb.ReadRequest(channel="chat:fine", limit=2**32 - 1, since_offset=2**64 - 1), timeout=5)
+    most = stub.Read(pb.ReadRequest(channel="chat:fine", limit=2**32 - 1, since_offset=2**64 - 1), timeout=60)
     assert [len(page.publications) async for page in most] == [0]

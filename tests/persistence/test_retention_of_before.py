@@ -43,7 +43,7 @@ async def publish(port: int, count: int, name: str = CHANNEL) -> list[int]:
         for _ in range(count)
     ]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stream = PersistenceServiceStub(channel).Append(iter([pb.AppendBatch(items=items)]), timeout=30)
+        stream = PersistenceServiceStub(channel).Append(iter([pb.AppendBatch(items=items)]), timeout=60)
         return sorted([result.position.offset async for reply in stream for result in reply.results])
 
 
@@ -51,7 +51,7 @@ async def read(process: Process) -> list[int]:
     """Read everything from a process; return the offsets."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{process.grpc_port}") as channel:
         request = pb.ReadRequest(channel=CHANNEL, limit=100)
-        pages = [page async for page in PersistenceServiceStub(channel).Read(request, timeout=30)]
+        pages = [page async for page in PersistenceServiceStub(channel).Read(request, timeout=60)]
         return [one.offset for page in pages for one in page.publications]
 
 

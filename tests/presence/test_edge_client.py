@@ -231,7 +231,7 @@ async def test_a_redis_that_lost_everything_is_told_again(
     await asyncio.gather(*(enter(client, name) for name in names))
     async with redis_conn.pubsub() as pubsub:
         await pubsub.subscribe(keys.pub(CHANNEL))
-        await pubsub.get_message(timeout=1)  # the confirmation
+        await pubsub.get_message(timeout=60)  # the confirmation
         await redis_conn.flushall()
         await leave(client, "c0")
         await enter(client, "new")

@@ -78,7 +78,7 @@ class Ear:
 async def ear(redis_conn: redis.asyncio.Redis) -> AsyncIterator[Ear]:
     async with redis_conn.pubsub() as pubsub:
         await pubsub.subscribe(keys.pub(CHANNEL))
-        await pubsub.get_message(timeout=1)  # the confirmation
+        await pubsub.get_message(timeout=60)  # the confirmation
         yield Ear(pubsub)
 
 

@@ -80,7 +80,7 @@ async def test_who_sets_clients_by_joins_and_removes_them_by_leaves_sees_the_ros
     seen: Seen = {}
     async with redis_conn.pubsub() as pubsub:
         await pubsub.subscribe(keys.pub(CHANNEL))
-        await pubsub.get_message(timeout=1)  # the confirmation
+        await pubsub.get_message(timeout=60)  # the confirmation
         for number in range(STEPS):
             rng.choice(people).step(rng, number)
             if rng.random() < 0.2:

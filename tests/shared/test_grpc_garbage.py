@@ -38,7 +38,7 @@ def status_of(method: str, channel: Any, metadata: Any, garbage: bytes = GARBAGE
     async def ask() -> tuple[Status, str]:
         call: Any
         if name == "Append":
-            call = channel.stream_stream(method)(iter([garbage]), metadata=metadata, timeout=5)
+            call = channel.stream_stream(method)(iter([garbage]), metadata=metadata, timeout=60)
         elif name in ("Read", "Watch"):
             call = channel.unary_stream(method)(garbage, metadata=metadata, timeout=5)
         else:

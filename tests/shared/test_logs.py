@@ -81,7 +81,7 @@ uvloop.run(main())
 
 
 def test_libraries_warnings_and_loop_exceptions_are_lines_on_stderr_too() -> None:
-    done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == ""
     lines = [json.loads(text) for text in done.stderr.splitlines()]
     assert [entry["logger"] for entry in lines] == ["somewhere", "py.warnings", "asyncio"]
@@ -119,12 +119,12 @@ uvloop.run(main())
 
 
 def test_a_lookup_that_failed_in_a_task_of_ours_is_one() -> None:
-    done = subprocess.run([sys.executable, "-c", _OUR_OWN], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", _OUR_OWN], capture_output=True, text=True, timeout=60, check=True)
     (entry,) = [json.loads(text) for text in done.stderr.splitlines()]
     assert "of a task that was forgotten" in entry["exc"]
 
 
 def test_a_lookup_that_nobody_waits_for_any_more_is_no_error() -> None:
-    done = subprocess.run([sys.executable, "-c", _GIVEN_UP], capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run([sys.executable, "-c", _GIVEN_UP], capture_output=True, text=True, timeout=60, check=True)
     (entry,) = [json.loads(text) for text in done.stderr.splitlines()]
     assert "of something else" in entry["exc"]

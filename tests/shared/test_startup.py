@@ -36,7 +36,7 @@ def start(environment: dict[str, str], *, has_parent: bool = False) -> tuple[int
         env={"PYTHONPATH": ":".join(sys.path), **environment},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]

@@ -95,7 +95,7 @@ def test_each_service_ends_its_start(service: str, name: str, meant: str) -> Non
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT / 'proto' / 'gen'}", name: "1"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     expected = f"thalamus {service}: there is no setting {name} (is {meant} meant?)\n"

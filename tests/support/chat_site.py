@@ -42,7 +42,7 @@ from thalamus.persistence.v1.persistence_pb2_grpc import PersistenceServiceStub
 OPTIONS = chat.NamespaceOptions(
     history_size=1_000, history_ttl_s=86_400, feed=False, group_max_members=1_000, max_data_bytes=32_768
 )
-_STARTS_WITHIN_S = 60.0
+_STARTS_WITHIN_S = 90.0
 _APPEND_S = 2.8
 _CALL_S = 5.0
 _GIVES_UP_S = 30.0

@@ -103,7 +103,7 @@ class ConversationSite:
             options=self.edges[0].chat.options(CONV),
         )
         channel = self.edges[0].replicas.any()
-        response = await ChatServiceStub(channel).Call(request, timeout=5)
+        response = await ChatServiceStub(channel).Call(request, timeout=60)
         assert not response.HasField("refusal"), response.refusal
         result: dict[str, Any] = json.loads(response.result)
         return result

@@ -47,7 +47,7 @@ class JavaScriptFold:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.communicate(timeout=10)  # it ends with its input
+        self._process.communicate(timeout=60)  # it ends with its input
 
     def fold(self, log: Iterable[Entry], *, parsed: bool = False) -> Folded:
         """Return what comes out of a log.

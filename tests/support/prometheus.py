@@ -23,7 +23,7 @@ _SECONDS = (
     "_redis_uptime_seconds) < bool 300",
     '{job="prometheus"}) < 60',
 )
-_READY_S = 30.0
+_READY_S = 90.0
 
 
 def _quicker(duration: str, factor: float) -> str:

@@ -45,7 +45,7 @@ class Server:
         """Stop it; returns what it said."""
         self.client.close()
         self.process.terminate()
-        return self.process.communicate(timeout=10)[0]
+        return self.process.communicate(timeout=60)[0]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_zero_bytes_at_the_end_are_told_and_cut_off(written: Path, zeros: int) -
 def test_a_file_that_redis_refuses_for_another_reason_is_explained_and_repaired(written: Path) -> None:
     damage(written, b"garbage\r\n")
     server = Server(written)
-    said = server.process.communicate(timeout=10)[0]
+    said = server.process.communicate(timeout=60)[0]
     server.client.close()
     assert server.process.returncode == 1, "Redis itself can't use it"
     reason = aof.explained("redis exited with code 1", tuple(said.splitlines()), written)

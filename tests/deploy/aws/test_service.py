@@ -24,7 +24,7 @@ from tests.support.redis import RedisServer
 from tests.support.stack import clean_environment
 
 ROOT = Path(__file__).parents[3]
-_READY_WITHIN_S = 30.0
+_READY_WITHIN_S = 90.0
 SECRETS = {"REDIS_PASSWORD": "pass'word \"$x", "SERVICE_TOKEN": "a-service-token-of-some-length-0123"}
 
 

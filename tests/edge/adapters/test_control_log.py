@@ -43,13 +43,13 @@ async def test_commands_are_read_in_pages_each_with_the_one_before_it(control_lo
 async def test_what_is_told_is_what_is_kept(control_log: RedisControlLog, redis_conn: redis.asyncio.Redis) -> None:
     async with redis_conn.pubsub() as listener:
         await listener.subscribe(keys.control())
-        await listener.get_message(timeout=2)
+        await listener.get_message(timeout=60)
         for payload in (b'{"op":"one two"}', b"\x00\xff\n"):
             assert await control_log.append(payload) == 1
         published: list[ControlCommand] = []
         async with asyncio.timeout(30):
             while len(published) < 2:
-                message = await listener.get_message(ignore_subscribe_messages=True, timeout=1)
+                message = await listener.get_message(ignore_subscribe_messages=True, timeout=60)
                 published += [parse_command(message["data"])] if message else []
     assert published == (await control_log.read((0, 0))).commands
     assert [command.payload for command in published] == [b'{"op":"one two"}', b"\x00\xff\n"]
