@@ -53,7 +53,10 @@ def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def be_patient_with_dynamodb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set deadlines that are not given to a minute: moto takes one request at a time, and seconds for some."""
+    """Set deadlines that are not given to a minute.
+
+    Moto takes one request at a time, and seconds for some.
+    """
     for module, kind in _OF_DYNAMODB:
         defaults = _defaults(module, kind)
         for argument in defaults.keys() & {"deadline_s", "shared_deadline_s", "long_deadline_s"}:
