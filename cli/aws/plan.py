@@ -43,11 +43,12 @@ class Stack:
 
 def part_stacks(platform: str, parts: Sequence[str], table_prefix: str, account: str, region: str) -> list[Stack]:
     """Return the stacks of these parts, in the order in which they are made."""
+    bucket = f"{platform}-archive-{account}-{region}"
     values = {
         "tables": {"TablePrefix": table_prefix},
         "queue": {"QueueName": platform},
-        "archive": {"BucketName": f"{platform}-archive-{account}-{region}"},
-        "rights": {"TablePrefix": table_prefix, "QueueName": platform},
+        "archive": {"BucketName": bucket},
+        "rights": {"TablePrefix": table_prefix, "QueueName": platform, "BucketName": bucket},
     }
     return [Stack(f"{platform}-{part}", part, part, values[part]) for part in PARTS if part in parts]
 

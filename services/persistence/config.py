@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.persistence.archive.settings import check_place
 from services.persistence.chat.devices.device import WEB_PUSH_HOSTS
 from services.shared.hotlog.hotlog import MAX_UNSTORED_BYTES
 from services.shared.process.config import HIGHEST_PORT, ConfigError, field_env, group, number
@@ -26,7 +25,7 @@ class PersistenceConfig(GrpcServiceConfig):
     max_unstored_bytes: int = number(MAX_UNSTORED_BYTES, 1)  # the same in bytes, where they are acknowledged before
     max_waiting: int = number(20_000, 1)  # publications that wait for a batch, of all edges
     inbox_conversations: int = number(1_000, 1, 10_000)  # of a user that inboxes look at
-    archive: str = ""  # where old publications go: the path of a directory; "": nowhere
+    archive: str = ""  # where old publications go: the path of a directory, or s3://bucket/prefix; "": nowhere
     archive_keep_days: int = number(35, 1, 36_500)  # for which objects that no segment needs any more are kept
     search: str = "off"  # "on": messages are indexed, and can be searched
     search_threads: int = number(2, 1, 16)  # that search the index in SQLite
@@ -38,7 +37,6 @@ class PersistenceConfig(GrpcServiceConfig):
             raise ConfigError("PERSISTENCE_STORE must be sqlite or dynamodb")
         if self.queue not in ("", "sqs"):
             raise ConfigError("PERSISTENCE_QUEUE must be sqs, or not set")
-        check_place(self.archive)
         if self.archive and self.store != "sqlite":
             raise ConfigError(
                 "PERSISTENCE_ARCHIVE needs PERSISTENCE_STORE=sqlite: there is no archive with DynamoDB yet"

@@ -15,6 +15,7 @@ import pytest
 
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
+from services.persistence.archive.s3 import S3Settings
 from services.persistence.config import PersistenceConfig
 from services.persistence.notifier.config import NotifierConfig
 from services.persistence.queue.settings import SqsSettings
@@ -29,11 +30,11 @@ CONFIGS: dict[str, tuple[type[Any], ...]] = {
     "edge": (EdgeConfig,),
     "auth": (AuthConfig, DynamoDbSettings),
     "presence": (PresenceConfig,),
-    "persistence": (PersistenceConfig, DynamoDbSettings, SqsSettings),
+    "persistence": (PersistenceConfig, DynamoDbSettings, S3Settings, SqsSettings),
     "webhooks": (WebhooksConfig,),
     "notifier": (NotifierConfig,),
 }
-PREFIXES: dict[type[Any], str] = {DynamoDbSettings: "DYNAMODB_", SqsSettings: "SQS_"}
+PREFIXES: dict[type[Any], str] = {DynamoDbSettings: "DYNAMODB_", S3Settings: "S3_", SqsSettings: "SQS_"}
 CALLED = {service for service in CONFIGS if service != "webhooks"}  # those that call one another over gRPC
 # Decided by the image or by what the stack is: where a service listens, its files, one edge a container.
 FIXED = {"HOST", "PORT", "INTERNAL_HOST", "INTERNAL_PORT", "GRPC_PORT", "GRPC_TLS_PORT", "WORKERS", "WEB_DIR", "DB"}

@@ -11,6 +11,7 @@ import pytest
 
 from services.auth.config import AuthConfig
 from services.edge.config import EdgeConfig
+from services.persistence.archive.s3 import S3Settings
 from services.persistence.config import PersistenceConfig
 from services.persistence.notifier.config import NotifierConfig
 from services.persistence.queue.settings import SqsSettings
@@ -31,6 +32,7 @@ SERVICES = {
     "WEBHOOKS_": WebhooksConfig,
     "NOTIFIER_": NotifierConfig,
     "DYNAMODB_": DynamoDbSettings,
+    "S3_": S3Settings,
     "SQS_": SqsSettings,
 }
 SETTINGS = {

@@ -28,9 +28,9 @@ def allowed(*policies: str) -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for policy in policies:
         for statement in template["Resources"][policy]["Properties"]["PolicyDocument"]["Statement"]:
-            table = statement["Resource"]["Fn::Sub"].partition("${TablePrefix}")[2]
-            if not table:  # a queue
+            if statement["Sid"] not in ("Log", "Chat", "Accounts"):  # a queue, or a bucket
                 continue
+            table = statement["Resource"]["Fn::Sub"].partition("${TablePrefix}")[2]
             assert table not in found
             found[table] = frozenset(statement["Action"])
     return found

@@ -1,4 +1,4 @@
-"""Archive: old publications go from the store to objects in a directory.
+"""Archive: old publications go from the store to objects in a directory or bucket.
 
 Purpose. A log that is kept for years is read at its end. What is old need not be where each write goes: it is as good
 in compressed, encrypted files, as long as nobody who reads can tell.

@@ -79,7 +79,10 @@ def test_every_statement_is_for_something_that_code_does(
     queue = "arn:aws:sqs:us-east-1:123456789012:thalamus"
     chat = f"arn:aws:dynamodb:us-east-1:123456789012:table/{prefix}chat"  # workers look whether it is there
     of_worker = {("WorkerPolicy", queue), ("WorkerPolicy", chat), ("WorkerPolicy", chat.removesuffix("chat") + "log")}
-    assert found == tables | of_worker | {("PersistencePolicy", queue)}
+    bucket = "arn:aws:s3:::thalamus-archive"
+    counts = str([queue, f"{queue}-dead"])  # of what waits in both
+    of_persistence = {("PersistencePolicy", name) for name in (queue, counts, bucket, f"{bucket}/*")}
+    assert found == tables | of_worker | of_persistence
 
 
 @pytest.mark.parametrize(("policy", "user"), [("PersistencePolicy", "outbox"), ("WorkerPolicy", "worker")])
@@ -92,16 +95,32 @@ def test_who_uses_the_queue_may_do_what_its_code_does(
     calls = {"get_queue_url"}  # at the start, and for each method
     for node in ast.walk(ast.parse((queue / "sqs.py").read_text(encoding="utf-8"))):
         if isinstance(node, ast.AsyncFunctionDef) and node.name in methods:
-            calls |= set(re.findall(r"_call\(\s*'(\w+)'", ast.unparse(node)))
+            calls |= set(re.findall(r"\bcall\(\s*'(\w+)'", ast.unparse(node)))
     actions = {"".join(map(str.title, call.removesuffix("_batch").split("_"))) for call in calls}
     (statement,) = [one for one in made[1][policy] if one["Sid"] == "Queue"]
     assert statement["Action"] == sorted(f"sqs:{action}" for action in actions)
 
 
+def test_persistence_may_do_to_the_archive_what_its_code_does(
+    made: tuple[str, dict[str, list[dict[str, object]]]],
+) -> None:
+    code = (SERVICES / "persistence" / "archive" / "s3.py").read_text(encoding="utf-8")
+    rights = {"list_objects_v2": "ListBucket"}
+    calls = re.findall(r"_call\(\s*\"(\w+)\"", code)
+    assert calls
+    actions = {f"s3:{rights.get(call) or ''.join(map(str.title, call.split('_')))}" for call in calls}
+    found = {one["Sid"]: one["Action"] for one in made[1]["PersistencePolicy"]}
+    assert found["Archive"] in ("s3:ListBucket", ["s3:ListBucket"])
+    assert found["ArchivedObjects"] == sorted(actions - {"s3:ListBucket"})
+
+
 def test_no_policy_has_a_wildcard(made: tuple[str, dict[str, list[dict[str, object]]]]) -> None:
     for statements in made[1].values():
         for one in statements:
-            assert "*" not in f"{one['Action']}{one['Resource']}"
+            resource = str(one["Resource"])
+            if one["Sid"] == "ArchivedObjects":  # all objects of one bucket
+                resource = resource.removesuffix("/*")
+            assert "*" not in f"{one['Action']}{resource}"
             assert not {"NotAction", "NotResource"} & one.keys()
 
 

@@ -365,3 +365,22 @@ async def test_the_command_shows_checks_and_brings_back(
     with closing(sqlite3.connect(tmp_path / "log.sqlite3")) as file:
         assert file.execute("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'").fetchone() == (0,)
     assert (await thalamus("restore"))[0] == 2
+
+
+async def test_of_two_that_write_a_segment_again_one_changes_nothing(
+    store: ArchivedSqliteLogStore, clock: Clock, model: Model
+) -> None:
+    await archived(store, clock, model)
+    (old, *_) = await store.segments.segments(CHANNEL, 1, 25)
+    rows = await store.loaded.rows(old)
+    await store.erase(CHANNEL, {2: (tomb := model.erase(2))})
+    await archiver_of(store, clock).erase()
+    await store.erase(CHANNEL, {3: model.erase(3)})
+    late, body = segment.encode(CHANNEL, rows, segment.new_name("x"))
+    await store.objects.put(late.object, body)
+    assert not await store.segments.swap(old, late, rows[0], {2: tomb, 3: model.rows[2].publication})
+    assert not await store.segments.restore(old, rows, clock.now)
+    assert not await store.segments.clear(old)
+    assert await store.segments.erased_since() is not None
+    assert await store.segments.dropped(clock.now) == []
+    await model.check_all(store)
