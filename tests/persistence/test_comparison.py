@@ -50,7 +50,7 @@ class Hot:
 def comparison() -> tuple[Comparison, SlowStore, Hot]:
     store, hot = SlowStore(), Hot()
     sizes = HistorySizes()
-    erasures = Erasures(cast(Any, hot), cast(Any, store))
+    erasures = Erasures(cast(Any, hot), cast(Any, store), lambda channel: 1_000)
     return Comparison(cast(Any, hot), cast(Any, store), sizes, erasures), store, hot
 
 

@@ -376,7 +376,7 @@ async def test_what_waits_is_as_old_as_what_is_not_stored_however_long_a_channel
     may_write = process.store.hold_writes()  # the process's own drainer stores nothing
     store = Store(site.store, apart=apart)
     sizes = HistorySizes()
-    comparison = Comparison(process.hot, store, sizes, Erasures(process.hot, store))
+    comparison = Comparison(process.hot, store, sizes, Erasures(process.hot, store, sizes.of))
     drainer = draining.Drainer(process.hot, store, comparison, sizes, clock=lambda: now)
     ages: list[float] = []
     published_at: dict[int, float] = {}

@@ -176,7 +176,7 @@ class Comparison:
                 raise written
             if written.conflict:
                 return False
-            await self._erasures.before_readable(channel, rows)
+            await self._erasures.before_readable(channel, state.epoch, rows, found.incarnation)
             upto = rows[-1].offset
             commit = (channel, state.epoch, upto, self._sizes.of(channel))
             (readable,) = await self._hot.commit([commit], found.incarnation)
@@ -260,7 +260,7 @@ class Comparison:
             if written.conflict:
                 return None if await self.try_to_resolve(channel, []) else True
             try:
-                await self._erasures.before_readable(channel, rows)
+                await self._erasures.before_readable(channel, found.epoch, rows, found.incarnation)
             except Unavailable:
                 return None
             commit = (channel, found.epoch, rows[-1].offset, self._sizes.of(channel))

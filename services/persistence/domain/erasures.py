@@ -9,6 +9,8 @@ Rules.
   publication is a success that brings nothing back.
 * Only readable publications are erased. The store is first: Redis is filled from the store, never the other way round,
   except for publications that are not readable yet.
+* What is in front of an item with the flag `ERASES` becomes readable before that erases (`in_front`). So it is erased
+  in Redis, too, also what was readable before it was stored (durability `queued`).
 * An item with the flag `ERASES` becomes readable after that was done which the resolver says, whatever process makes
   it readable. So whoever reads the item can't read what it erases, also if the process that numbered it has died.
 * A Redis that lost an erasure in a crash is known by the number of erasures, which the store counts too, and drops its
@@ -40,14 +42,31 @@ logger = logging.getLogger(__name__)
 Resolver = Callable[[Row], Awaitable[Mapping[int, bytes]]]
 
 
+def in_front(rows: Iterable[Row]) -> dict[str, int]:
+    """Return up to which offset rows stand in front of the first one that erases.
+
+    By channel, where there is such a row and anything in front of it. Rows of a channel are ascending.
+    """
+    firsts: dict[str, int] = {}
+    found: dict[str, int] = {}
+    for row in rows:
+        first = firsts.setdefault(row.channel, row.offset)
+        if row.flags & ERASES and row.offset > first and row.channel not in found:
+            found[row.channel] = row.offset - 1
+        elif row.flags & ERASES:
+            found.setdefault(row.channel, 0)
+    return {channel: upto for channel, upto in found.items() if upto}
+
+
 class Erasures:
     """Erases publications in the store and in Redis.
 
     Methods raise `Unavailable` if Redis or the store does not answer; repeating is safe.
     """
 
-    def __init__(self, hot: HotLog, store: LogStore) -> None:
-        self._hot, self._store = hot, store
+    def __init__(self, hot: HotLog, store: LogStore, size_of: Callable[[str], int]) -> None:
+        """Create it; `size_of` returns how many publications Redis keeps of a channel."""
+        self._hot, self._store, self._size_of = hot, store, size_of
         self.resolve: Resolver | None = None
         self._unclean: dict[str, int] = {}  # channels with bytes left in Redis → their number of erasures
 
@@ -64,18 +83,22 @@ class Erasures:
         self,
         rows: Sequence[Row],
         written: Mapping[str, Written | Unavailable],
+        epochs: Mapping[str, str],
+        incarnation: str,
     ) -> dict[str, Unavailable]:
         """Erase what rows of a batch erase, as far as the store has taken them.
 
-        Returns the channels of which nothing may be made readable, with the reason.
+        `epochs`: by channel. `incarnation`: in which they were numbered. Returns the channels of which nothing more may
+        be made readable, with the reason.
         """
+        taken = {channel for channel, one in written.items() if isinstance(one, Written) and not one.conflict}
+        await self._show_in_front([row for row in rows if row.channel in taken], epochs, incarnation)
         erased: dict[str, dict[int, bytes]] = {}
         failed: dict[str, Unavailable] = {}
         for row in rows:
             if not row.flags & ERASES:
                 continue
-            result = written[row.channel]
-            if isinstance(result, Unavailable) or result.conflict:
+            if row.channel not in taken:
                 continue
             try:
                 found = await self._resolved(row)
@@ -90,8 +113,9 @@ class Erasures:
                 failed[channel] = error
         return failed
 
-    async def before_readable(self, channel: str, rows: Iterable[Row]) -> None:
-        """Erase what rows of other processes erase, before they are made readable."""
+    async def before_readable(self, channel: str, epoch: str, rows: Sequence[Row], incarnation: str) -> None:
+        """Erase what stored rows of other processes erase, before they are made readable."""
+        await self._show_in_front(rows, {channel: epoch}, incarnation)
         publications: dict[int, bytes] = {}
         for row in rows:
             if row.flags & ERASES:
@@ -103,6 +127,15 @@ class Erasures:
         for channel, number in list(self._unclean.items()):
             if await self._hot.erase(channel, {}, number) and self._unclean.get(channel) == number:
                 del self._unclean[channel]
+
+    async def _show_in_front(self, rows: Iterable[Row], epochs: Mapping[str, str], incarnation: str) -> None:
+        """Make readable what is in front of rows that erase.
+
+        If it fails, so does the commit of the rows.
+        """
+        commits = [(channel, epochs[channel], upto, self._size_of(channel)) for channel, upto in in_front(rows).items()]
+        if commits:
+            await self._hot.commit(commits, incarnation)
 
     async def _resolved(self, row: Row) -> Mapping[int, bytes]:
         if self.resolve is None:

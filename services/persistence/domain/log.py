@@ -109,7 +109,7 @@ class Log:
         self._max_item_bytes = max_item_bytes
         self._max_unstored = min(max_unstored, _MOST_UNSTORED)
         self._sizes = HistorySizes()
-        self.erasures = Erasures(hot, store)
+        self.erasures = Erasures(hot, store, self._sizes.of)
         self._comparison = Comparison(hot, store, self._sizes, self.erasures, first)
         self._early = EarlyAcknowledgement(hot, store, self._sizes)
         self._drainer = Drainer(hot, store, self._comparison, self._sizes, sink)
@@ -183,22 +183,27 @@ class Log:
         """Whether the channel has a log; begins none."""
         return await self._hot.readable(channel) is not None or await self._store.has_begun(channel)
 
-    async def read(self, channel: str, **bounds: Unpack[Bounds]) -> tuple[list[tuple[int, bytes]], ChannelState]:
-        """As `LogStore.read`, but up to the readable top, which is returned as well."""
-        top = await self.open(channel)
-        return await reading.read(self._hot, self._store, channel, top, **bounds), top
+    async def read(
+        self, channel: str, upto: int | None = None, **bounds: Unpack[Bounds]
+    ) -> tuple[list[tuple[int, bytes]], ChannelState]:
+        """As `LogStore.read`, but up to the readable top, which is returned as well.
 
-    async def read_counted(self, channel: str, **bounds: Unpack[Bounds]) -> tuple[list[CountedRow], ChannelState]:
+        `upto`: a readable offset, above which nothing is read.
+        """
+        top = await self.open(channel)
+        return await reading.read(self._hot, self._store, channel, reading.below(top, upto), **bounds), top
+
+    async def read_counted(
+        self, channel: str, upto: int | None = None, **bounds: Unpack[Bounds]
+    ) -> tuple[list[CountedRow], ChannelState]:
         """As `read`, with what the log has counted up to each publication."""
         top = await self.open(channel)
-        return await reading.read_counted(self._hot, self._store, channel, top, **bounds), top
+        return await reading.read_counted(self._hot, self._store, channel, reading.below(top, upto), **bounds), top
 
     async def remove_history(self, channel: str, upto: int | None = None) -> None:
         """Hide everything readable, or up to an offset. `tidy` deletes it later."""
-        state = await self.open(channel)
+        state = await self.have_stored(channel, upto)
         top = state.top if upto is None else upto
-        if state.top - state.behind < min(top, state.top) and await self._finish(channel) is None:
-            raise Unavailable("the newest publications can't be stored now")
         await self._store.begin_removal(channel, top)
         await self._hot.trim(channel, top)
 
@@ -207,7 +212,20 @@ class Log:
 
         See `erasures.py`. They have the same ids and flags. Afterwards nobody reads the former ones. Repeating is safe.
         """
-        await self.erasures.erase(channel, publications)
+        if publications:
+            await self.have_stored(channel, max(publications))
+            await self.erasures.erase(channel, publications)
+
+    async def have_stored(self, channel: str, upto: int | None = None) -> ChannelState:
+        """Have the store take what is readable up to an offset, if it lacks any of it.
+
+        `upto` None: all. Returns epoch and readable top of before.
+        """
+        state = await self.open(channel)
+        top = state.top if upto is None else min(upto, state.top)
+        if state.top - state.behind < top and await self._finish(channel) is None:
+            raise Unavailable("the newest publications can't be stored now")
+        return state
 
     async def tidy(self) -> None:
         """Continue the removals of all replicas, including those of processes that died.
@@ -379,7 +397,8 @@ class Log:
         rows, uptos, waiting = await rows_to_store(self._hot, items, numbered)
         unfinished = {channel for channel in waiting if await self._comparison.finish(channel, uptos[channel]) is None}
         written = await self._store.write(rows) if rows else {}
-        unerased = await self.erasures.before_commit(rows, written)
+        epochs = {channel: found.epoch for channel, found in numbered.items()}
+        unerased = await self.erasures.before_commit(rows, written, epochs, incarnation)
         again: list[int] = []
         commits: list[tuple[str, str, int, int]] = []
         for channel, (epoch, _, _, places, *_) in numbered.items():

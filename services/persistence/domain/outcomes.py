@@ -23,7 +23,9 @@ class TooLarge(ThalamusError):
 
 
 class Recheck(ThalamusError):
-    """The membership version is not the guard, or it is too late: it got no offset.
+    """Membership version or epoch is not that of the guard, or it is too late.
+
+    It got no offset.
 
     `mv`: the membership version. Its publication may not be readable yet, and is dropped if it can't be stored.
     """

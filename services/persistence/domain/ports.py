@@ -132,6 +132,24 @@ class Written(NamedTuple):
     is_stale: bool = False
 
 
+class Rows(Protocol):
+    """Rows of logs, to read; the methods are those of `LogStore`."""
+
+    async def open(self, channel: str) -> ChannelState: ...
+
+    async def has_begun(self, channel: str) -> bool: ...
+
+    async def channels(self, cursor: str) -> tuple[list[str], str]: ...
+
+    async def read(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
+    ) -> list[tuple[int, bytes]]: ...
+
+    async def read_counted(
+        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
+    ) -> list[CountedRow]: ...
+
+
 class LogStore(Protocol):
     """The durable store of `stored` channels, which is the truth about them.
 

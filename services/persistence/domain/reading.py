@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NotRequired, TypedDict, TypeVar, Unpack
 
 from services.persistence.domain.ports import MAX_BYTES, ChannelState, CountedRow, HotLog, LogStore
+from services.shared.errors import Unavailable
 from services.shared.hotlog.entries import Entry
 
 _ENTRIES, _BYTES = 256, 1 << 20  # of one reply of Redis
@@ -43,6 +44,19 @@ async def read_counted(
     others = await _unstored(hot, channel, top, **bounds)
     found = await store.read_counted(channel, upto=top.top, **bounds)
     return merged(found, others, **bounds) if others else found
+
+
+def below(top: ChannelState, upto: int | None) -> ChannelState:
+    """Return a readable top, or what is left of it up to an offset.
+
+    Raises:
+        Unavailable: the offset is above the top.
+    """
+    if upto is None:
+        return top
+    if upto > top.top:
+        raise Unavailable("what was readable there is lost")
+    return top._replace(top=upto, behind=max(0, top.behind - (top.top - upto)))
 
 
 async def _unstored(hot: HotLog, channel: str, top: ChannelState, **bounds: Unpack[Bounds]) -> list[CountedRow]:

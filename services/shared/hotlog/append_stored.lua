@@ -6,14 +6,15 @@
 --   a space and how many bytes of such publications may wait to be stored), number
 --   of items with flags or a guard, then per item: publication id, publication, user and key, then per
 --   item with flags or a guard: its place among KEYS, flags, guard (empty: none), to which a space and the latest
---   time may be added, Unix ms. Then, if the feed tells of the channel, per item its author, which commit.lua needs.
+--   time may be added, Unix ms, and to that a space and the epoch that a guard is of. Then, if the feed tells of the
+--   channel, per item its author, which commit.lua needs.
 --   Then, where there is more to say, 'a' or, if the feed tells it only to those who ask for hidden entries, 'b', and per
 --   item users whose membership it may change, or ''.
 -- Returns {epoch, up to where it is stored, encoded time that was appended to each new publication, counts, 1 if anything of
 --   the channel was ever numbered that may become readable before it is stored, else 0, per item its offset}.
 --   An offset is negative if an earlier publish with the key has it, and 0 if it got none: too much is not stored yet,
---   or the guard is not the membership version, or it is later. Counts: n and mv before the first item, mv behind the
---   last, and the places among the items (from 1) of those with a wrong guard or time; {} if the channel does not count.
+--   or the guard is not the membership version or the epoch, or it is later. Counts: n and mv before the first item, mv
+--   behind the last, and the places among the items (from 1) of those with a wrong guard or time; {} if the channel does not count.
 --   {} in place of all that if the channel must be compared with the store first; then nothing was numbered.
 local log, meta = KEYS[1], KEYS[2]
 local known = redis.call('HMGET', meta, 'epoch', 'top', 'stored', 'life', 'rests', 'time', 'counts', 'told', 'hinted',
@@ -22,9 +23,10 @@ local epoch, top, stored = known[1], tonumber(known[2]), tonumber(known[3])
 if not epoch or not stored or known[4] ~= ARGV[1] then return {} end
 local terms = ARGV[5] ~= '0' and {}
 for at = 3 * #KEYS, 3 * (#KEYS + ARGV[5]) - 1, 3 do
-  local guard, latest = ARGV[at + 2], nil
-  if not tonumber(guard) then guard, latest = string.match(guard, '^(%d*) ?(%d*)$') end
-  terms[tonumber(ARGV[at])] = {tonumber(ARGV[at + 1]), tonumber(guard), tonumber(latest)}
+  local guard, latest, its_epoch = ARGV[at + 2], nil, nil
+  if not tonumber(guard) then guard, latest, its_epoch = string.match(guard, '^(%d*) ?(%d*) ?(%S*)$') end
+  local is_other = its_epoch and its_epoch ~= '' and its_epoch ~= epoch
+  terms[tonumber(ARGV[at])] = {tonumber(ARGV[at + 1]), tonumber(guard), tonumber(latest), is_other}
 end
 -- What is kept as of another offset was left behind by a version that does not count, so it is not known.
 local at, n, mv
@@ -61,7 +63,7 @@ for index = 3, #KEYS do
   local place, full, position = epoch .. ' ' .. offset, top - stored >= max_unstored, nil
   full = full or (most_bytes and bytes - bytes_stored >= most_bytes)
   local mine = terms and terms[index]
-  local refused = mine and ((mine[2] and mine[2] ~= mv) or (mine[3] and mine[3] < tonumber(time)))
+  local refused = mine and ((mine[2] and mine[2] ~= mv) or (mine[3] and mine[3] < tonumber(time)) or mine[4])
   if full or refused then
     position = redis.call('GET', key)
   else

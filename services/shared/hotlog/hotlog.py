@@ -64,6 +64,7 @@ class Item(NamedTuple):
     membership or rights, and takes nothing away).
     `guard`: membership version that the channel must have, or the item gets no offset; None: any.
     `latest_ms`: it gets none after this time either, Unix ms by the clock of Redis; None: at any time.
+    `guard_epoch`: with a guard, the epoch that the channel must have; "": any.
     """
 
     publication_id: bytes
@@ -76,6 +77,7 @@ class Item(NamedTuple):
     latest_ms: int | None = None
     hidden: bool = False
     users: bytes = b""
+    guard_epoch: str = ""
 
 
 class Batch(NamedTuple):
@@ -94,7 +96,7 @@ class Batch(NamedTuple):
 class Counts(NamedTuple):
     """What a channel that counts had counted before a batch, and what the batch met.
 
-    `refused`: indexes of the items whose guard was not the membership version, or that were late.
+    `refused`: indexes of the items whose guard was not the membership version or the epoch, or that were late.
     """
 
     n: int
@@ -145,14 +147,18 @@ def append_call(
         arguments[3] = f"-{max_unstored} {max_unstored_bytes}"
     terms: list[str | bytes | int] = []
     told = special = False
-    for publication_id, publication, user, key, author, flags, guard, latest_ms, hidden, users in items:
+    for publication_id, publication, user, key, author, flags, guard, latest_ms, hidden, users, guard_epoch in items:
         names.append(keys.key(channel, user, key))
         arguments += (publication_id, publication, keys.pair(user, key))
         told = told or author is not None
         special = special or hidden or bool(users)
         if flags or guard is not None or latest_ms is not None:
             wanted: str | int = "" if guard is None else guard
-            terms += (len(names), flags, wanted if latest_ms is None else f"{wanted} {latest_ms}")
+            if guard is not None and guard_epoch:
+                wanted = f"{guard} {'' if latest_ms is None else latest_ms} {guard_epoch}"
+            elif latest_ms is not None:
+                wanted = f"{wanted} {latest_ms}"
+            terms += (len(names), flags, wanted)
     if terms:
         arguments[4] = len(terms) // 3
         arguments += terms
