@@ -109,7 +109,12 @@ class Edge:
         grants = GrantsClient(self.auth_replicas)
         self.presence = PresenceClient(self.presence_replicas, self.edge_id)
         self.store = PersistenceClient(self.persistence_replicas, saw=self.broker.saw, has_queued=namespaces.has_queued)
-        self.chat = chat_client(self.persistence_replicas, namespaces.named.values())
+        self.chat = chat_client(
+            self.persistence_replicas,
+            namespaces.named.values(),
+            saw=self.broker.saw,
+            takes_queued=lambda: self.store.takes_queued,
+        )
         self.node = Node(
             edge_id=self.edge_id,
             edge_name=config.name or f"edge-{self.edge_id[:8]}",

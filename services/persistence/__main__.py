@@ -136,6 +136,7 @@ async def main(config: PersistenceConfig, stopping: asyncio.Event) -> None:
         web_push_hosts=config.web_push_hosts,
         inbox_max=config.inbox_conversations,
         namespaces=namespaces.with_conversations() if config.channels_file.exists() else None,
+        known=lambda: gate.known,
     )
     turn = RedisTurn(client, clock)
     retention = Retention(log, hot, store, namespaces, turn, Clocks(turn.time), chat.expiry)

@@ -345,8 +345,8 @@ def _check_conversations(namespace: Namespace, given: Mapping[str, Any], where: 
     """Refuse options that would let in others than members, or have no effect."""
     if not namespace.name:
         raise ConfigError(f"{where} conversations: not in [default]; their channels have the name of a namespace")
-    if namespace.durability is not Durability.STORED:
-        raise ConfigError(f'{where} conversations: needs durability = "stored"')
+    if not namespace.durability.keeps:
+        raise ConfigError(f'{where} conversations: needs durability = "stored" or "queued"')
     if namespace.data_format is not DataFormat.OBJECT:
         raise ConfigError(f'{where} conversations: needs data_format = "object"')
     if namespace.retention_messages:

@@ -151,3 +151,36 @@ async def test_what_can_be_no_channel_or_user_is_answered_without_harm_to_the_ot
 ) -> None:
     told = await check(stub, (GROUP, ""), ("", "u1"), (GROUP, "u" * 2_000), ("has space", "u1"), (GROUP, "u1"))
     assert [(one.reads, one.unavailable) for one in told] == [(False, False)] * 5
+
+
+async def test_queued_events_count_writes_of_redis_which_edges_are_told(stub: ChatServiceAsyncStub) -> None:
+    """A Redis with fewer has lost something. What is stored first counts none."""
+    queued = pb.NamespaceOptions()
+    queued.CopyFrom(OPTIONS)
+    queued.queued = True
+    called = await stub.Call(
+        pb.CallRequest(
+            method="conversations.create",
+            info=common_pb2.ClientInfo(user="ann"),
+            params=b'{"type":"group"}',
+            namespace="conv",
+            options=queued,
+        ),
+        timeout=30,
+    )
+    assert called.generation > 0
+    channel = json.loads(called.result)["channel"]
+
+    async def writes(event: dict[str, Any]) -> int:
+        batch = pb.EventBatch(items=[item("ann", event, channel, options=queued)])
+        replies = [reply async for reply in stub.Append(iter([batch]), timeout=30)]
+        (result,) = [one for reply in replies for one in reply.results]
+        assert result.position.offset, result
+        assert {reply.generation for reply in replies} == {called.generation}
+        return replies[-1].writes
+
+    first = await writes({"kind": "message", "text": "one"})
+    assert first > called.writes
+    assert await writes({"kind": "message", "text": "two"}) > first
+    second = await writes({"kind": "edit", "of": 2, "text": "three"})
+    assert await writes({"kind": "delete", "of": 2}) == second

@@ -1,7 +1,7 @@
 """Two replicas at one conversation: each has the fold of the log.
 
 Random events go through either of two replicas, alone or at the same time; the read model is written, replicas end and
-begin anew in between. A failure names its seed.
+begin anew in between. A failure names its seed. In `queued` ones a part of the log is only in Redis.
 """
 
 from __future__ import annotations
@@ -13,28 +13,32 @@ from typing import Any
 
 import pytest
 
-from services.persistence.chat.append import Appended, Refused, Result
+from services.persistence.chat.append import Appended, Options, Refused, Result
 from services.persistence.chat.domain import events
 from services.persistence.chat.domain.fold import Entry, apply
 from services.persistence.chat.domain.state import Conversation, view
+from services.persistence.domain.draining import Handover
 from services.persistence.domain.ports import Row
 from tests.chat.naive_fold import NaiveFold
 from tests.chat.random_log import random_event
-from tests.support.chat import GROUP, ChatSite, Replica, full_view, new_event
+from tests.support.chat import GROUP, OPTIONS, ChatSite, Replica, full_view, new_event
 from tests.support.chat_play import only_before_numbering
 from tests.support.full import sized
 from thalamus.common.v1 import common_pb2
 
 SEEDS = range(sized(12, 200))
+QUEUED_SEEDS = range(sized(4, 100))
 STEPS = 100
+QUEUED = OPTIONS._replace(queued=True)
 _BY_TIME = {"too_late", "silenced", "banned"}  # decided with a margin
 
 
 class Reference:
     """The fold of what is stored, entry by entry, and the naive one beside it."""
 
-    def __init__(self, chat: ChatSite) -> None:
-        self._chat = chat
+    def __init__(self, chat: ChatSite, process: dict[str, Any] | None = None, incarnation: str = "first") -> None:
+        """`process`: options of each replica's process."""
+        self._chat, self._process, self._incarnation = chat, process or {}, incarnation
         self._rows: dict[int, bytes] = {}
         self.state, self.naive, self.position = Conversation(), NaiveFold(), 0
         self.views: list[dict[str, Any]] = [view(self.state)]
@@ -45,11 +49,15 @@ class Reference:
         self._rows.update({row.offset: row.publication for row in rows})
 
     def replica(self) -> Replica:
-        made = self._chat.replica()
+        made = self._chat.replica(**self._process)
+        made.process.incarnation = self._incarnation
         made.process.store.before_write = self.record
         return made
 
-    def catch_up(self) -> None:
+    async def catch_up(self, replica: Replica) -> None:
+        """Take in what became readable; what is stored as it was then."""
+        rows, _ = await replica.process.log.read(GROUP, since_offset=self.position, limit=10_000, reverse=False)
+        self._rows = dict(rows) | self._rows
         while self.position + 1 in self._rows:
             one = common_pb2.Publication.FromString(self._rows[self.position + 1])
             self.take(Entry(self.position + 1, one.info.user, one.time_ms, one.data))
@@ -92,6 +100,13 @@ class Reference:
         return found
 
 
+class Slow:
+    """A queue that stores nothing for a long time."""
+
+    async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
+        return Handover([], True)
+
+
 async def check_state(reference: Reference, replica: Replica, seed: int) -> None:
     live = await replica.conversations.current(GROUP)
     assert live.position == reference.position, seed
@@ -102,8 +117,18 @@ async def check_state(reference: Reference, replica: Replica, seed: int) -> None
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_both_have_the_fold_of_the_log_at_every_position(chat: ChatSite, seed: int) -> None:
+    await _play(chat, seed, Reference(chat), OPTIONS)
+
+
+@pytest.mark.parametrize("seed", QUEUED_SEEDS)
+async def test_so_they_have_while_a_part_of_the_log_is_only_in_redis(chat: ChatSite, seed: int) -> None:
+    process = {"sink": Slow()} if seed % 2 else {}
+    chat.drain_s = 0.01
+    await _play(chat, seed, Reference(chat, process, "run1.1"), QUEUED)
+
+
+async def _play(chat: ChatSite, seed: int, reference: Reference, options: Options) -> None:
     rng = Random(seed)
-    reference = Reference(chat)
     replicas = [reference.replica(), reference.replica()]
     for _ in range(STEPS):
         what = rng.choices(["one", "some", "check", "write", "sweep", "anew", "lost"], [50, 20, 15, 15, 3, 5, 3])[0]
@@ -128,10 +153,13 @@ async def test_both_have_the_fold_of_the_log_at_every_position(chat: ChatSite, s
                 for _ in range(1 if what == "one" else rng.randint(2, 8))
             ]
             results = await asyncio.gather(
-                *(rng.choice(replicas).appender.append(new_event(author, data)) for author, data in made)
+                *(
+                    rng.choice(replicas).appender.append(new_event(author, data, options=options))
+                    for author, data in made
+                )
             )
-            reference.catch_up()
+            await reference.catch_up(one)
             for (author, data), result in zip(made, results, strict=True):
                 reference.check(author, data, result, now_ms, alone=len(made) == 1)
-    for replica in [*replicas, chat.replica()]:
+    for replica in [*replicas, reference.replica()]:
         await check_state(reference, replica, seed)

@@ -238,6 +238,12 @@ def test_what_is_wrong_is_named_with_file_table_and_option(tmp_path: Path, table
 CONVERSATIONS = 'conversations = true\ndurability = "stored"\ndata_format = "object"\n'
 
 
+def test_conversations_may_be_queued(tmp_path: Path) -> None:
+    table = CONVERSATIONS.replace("stored", "queued")
+    found = load(tmp_path, f"[namespaces.ab]\n{table}").named["ab"]
+    assert (found.conversations, found.durability) == (True, Durability.QUEUED)
+
+
 def test_in_a_namespace_of_conversations_members_may_and_nobody_else(tmp_path: Path) -> None:
     table = f"[namespaces.ab]\n{CONVERSATIONS}"
     found = load(tmp_path, table).named["ab"]
@@ -258,8 +264,8 @@ def test_in_a_namespace_of_conversations_members_may_and_nobody_else(tmp_path: P
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ('conversations = true\ndata_format = "object"', 'conversations: needs durability = "stored"'),
-        ('conversations = true\ndurability = "none"', 'conversations: needs durability = "stored"'),
+        ('conversations = true\ndata_format = "object"', 'conversations: needs durability = "stored" or "queued"'),
+        ('conversations = true\ndurability = "none"', 'conversations: needs durability = "stored" or "queued"'),
         ('conversations = true\ndurability = "stored"', 'conversations: needs data_format = "object"'),
         ("conversations = 1", "conversations: must be true or false"),
         (f'{CONVERSATIONS}subscribe = ["authenticated"]', r'subscribe: with conversations it is \["member"\] or'),

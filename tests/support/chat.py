@@ -105,6 +105,7 @@ class ChatSite:
         self.store = SqliteChatStore(site.store.database, site.store.note_erasure, has_search=True)
         self.markers = SqliteMarkerStore(site.store.database)
         self.later_s = 0.0  # by so much the clock of the replicas goes before the real one
+        self.drain_s = 3.0  # longest wait of each replica at the end for what is not stored yet
         self.replicas: list[Replica] = []
 
     def replica(self, *, store: Any = None, run: bool = False, **options: Any) -> Replica:
@@ -135,7 +136,7 @@ class ChatSite:
 
     async def close(self) -> None:
         for replica in self.replicas:
-            await replica.appender.close()
+            await replica.appender.close(self.drain_s)
             await replica.close()
         await self.site.close()
 

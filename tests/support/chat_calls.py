@@ -25,6 +25,7 @@ from services.persistence.chat.append import Appender
 from services.persistence.chat.methods.registry import Methods
 from services.persistence.chat.new_events import NewEvent, Refused, Result
 from services.persistence.chat.wiring import Chat
+from services.persistence.domain.draining import Sink
 from services.persistence.domain.log import Log
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.process.cancellation import end_task
@@ -42,6 +43,11 @@ OPTIONS = pb.NamespaceOptions(
     receipts_max_members=100,
     typing_max_members=5,
 )
+
+QUEUED_OPTIONS = pb.NamespaceOptions()
+QUEUED_OPTIONS.CopyFrom(OPTIONS)
+QUEUED_OPTIONS.queued = True
+MakeSink = Callable[[Any], Sink]  # makes that of a process, from its store
 
 
 class CallRefused(Exception):
@@ -66,11 +72,13 @@ class Replica:
 
     def __init__(self, site: Site, pipeline: RedisPipeline, rows: Any, store: Any, markers: Any) -> None:
         self.rows, self.store, self.marker_store = rows, store, markers
-        self.incarnation = "incarnation"
-        self.options = OPTIONS
+        self.incarnation = "incarnation.1"
+        self.options = QUEUED_OPTIONS if site.sink is not None else OPTIONS
         self.names: dict[str, str] = {}  # user → what edges know of the user beside the id
         self.hot = RedisHotLog(pipeline, lambda: self.incarnation)
-        self.log = Log(self.hot, rows, max_unstored=10_000, max_waiting=10_000, max_batch=256)
+        sink = None if site.sink is None else site.sink(rows)
+        self._has_sink = sink is not None
+        self.log = Log(self.hot, rows, max_unstored=10_000, max_waiting=10_000, max_batch=256, sink=sink)
         self.chat = Chat(
             self.log,
             rows,
@@ -122,7 +130,7 @@ class Replica:
         await end_task(self._tasks.pop())
 
     async def close(self) -> None:
-        await self.appender.close()
+        await self.appender.close(0.1 if self._has_sink else 3.0)  # nobody may ever store what is in the queue
         for task in self._tasks:
             await end_task(task)
 
@@ -145,11 +153,15 @@ class _Recording:
 class Site:
     """Redis, a store, and replicas on them.
 
-    `stores` makes the log's store, the read model, and the store of markers of one process.
+    `stores` makes the log's store, the read model, and the store of markers of one process. With `sink` the
+    conversations are `queued`, and go there.
     """
 
-    def __init__(self, pipelines: list[RedisPipeline], stores: Callable[[], tuple[Any, Any, Any]]) -> None:
-        self._pipelines, self._stores = pipelines, stores
+    def __init__(
+        self, pipelines: list[RedisPipeline], stores: Callable[[], tuple[Any, Any, Any]], sink: MakeSink | None
+    ) -> None:
+        self._pipelines, self._stores, self.sink = pipelines, stores, sink
+        self._generation = 1
         self.seen: dict[bytes, NewEvent] = {}
         self.next_fault: Callable[[], str] = lambda: ""  # "before", "after": an append fails without or with its effect
         self.replicas: list[Replica] = []
@@ -160,12 +172,20 @@ class Site:
     def recording(self, appender: Appender) -> Any:
         return _Recording(appender, self)
 
+    async def lose_redis(self) -> None:
+        """Empty Redis, and have all replicas know it."""
+        await self._pipelines[0].execute([("FLUSHDB",)], timeout_s=10)
+        self._generation += 1
+        for replica in self.replicas:
+            replica.incarnation = f"incarnation.{self._generation}"
+
     def another(self) -> Replica:
         """One more process, with nothing in memory."""
         return self._start(self._pipelines[0])
 
     def _start(self, pipeline: RedisPipeline) -> Replica:
         self.replicas.append(Replica(self, pipeline, *self._stores()))
+        self.replicas[-1].incarnation = f"incarnation.{self._generation}"
         return self.replicas[-1]
 
     async def log(self, channel: str) -> list[Entry]:
@@ -187,21 +207,29 @@ class Site:
 
 @asynccontextmanager
 async def sqlite_site(
-    redis_url: str, file: Path, replicas: int = 2, *, has_search: bool = False, searchers: int = 1
+    redis_url: str,
+    file: Path,
+    replicas: int = 2,
+    *,
+    has_search: bool = False,
+    searchers: int = 1,
+    sink: MakeSink | None = None,
 ) -> AsyncIterator[Site]:
     """Replicas that share the object of a store: SQLite has one process at a time."""
     rows = SqliteLogStore(file, searchers=searchers)
     store = SqliteChatStore(rows.database, rows.note_erasure, has_search=has_search)
     markers = SqliteMarkerStore(rows.database)
     try:
-        async with _running(redis_url, lambda: (rows, store, markers), replicas) as site:
+        async with _running(redis_url, lambda: (rows, store, markers), replicas, sink) as site:
             yield site
     finally:
         await rows.close()
 
 
 @asynccontextmanager
-async def dynamodb_site(redis_url: str, address: str, replicas: int = 2) -> AsyncIterator[Site]:
+async def dynamodb_site(
+    redis_url: str, address: str, replicas: int = 2, *, sink: MakeSink | None = None
+) -> AsyncIterator[Site]:
     """Replicas on DynamoDB, each with a client of its own."""
     settings = await own_tables(address)
     clients: list[DynamoDb] = []
@@ -212,7 +240,7 @@ async def dynamodb_site(redis_url: str, address: str, replicas: int = 2) -> Asyn
         return DynamoDbLogStore(db, settings.log_table), DynamoDbChatStore(db, table), DynamoDbMarkerStore(db, table)
 
     try:
-        async with _running(redis_url, stores, replicas) as site:
+        async with _running(redis_url, stores, replicas, sink) as site:
             yield site
     finally:
         for client in clients:
@@ -220,9 +248,11 @@ async def dynamodb_site(redis_url: str, address: str, replicas: int = 2) -> Asyn
 
 
 @asynccontextmanager
-async def _running(redis_url: str, stores: Callable[[], tuple[Any, Any, Any]], replicas: int) -> AsyncIterator[Site]:
+async def _running(
+    redis_url: str, stores: Callable[[], tuple[Any, Any, Any]], replicas: int, sink: MakeSink | None
+) -> AsyncIterator[Site]:
     pipelines = [RedisPipeline(redis_url) for _ in range(replicas)]
-    site = Site(pipelines, stores)
+    site = Site(pipelines, stores, sink)
     try:
         yield site
     finally:

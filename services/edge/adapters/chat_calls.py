@@ -46,7 +46,7 @@ class PersistenceChat:
             key_user=key_user,
             key=key,
             namespace="" if namespace is None else namespace.name,
-            options=None if namespace is None else options_of(namespace),
+            options=None if namespace is None else self._options(namespace),
             session=session,
             asks_to_begin=asks_to_begin,
         )
@@ -60,6 +60,8 @@ class PersistenceChat:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 raise EarlierVersion("persistence is of an earlier version") from error
             raise Unavailable(f"persistence says {error.code().name}") from error
+        if self._client is not None:
+            self._client.note(response)
         if response.refusal.code == ErrorCode.METHOD_NOT_FOUND:
             raise EarlierVersion("persistence is of an earlier version")
         if response.HasField("refusal"):
@@ -71,3 +73,8 @@ class PersistenceChat:
             [Notice(notice.user, notice.data, notice.ephemeral) for notice in response.notices],
             [Ephemeral(one.channel, one.data) for one in response.ephemerals],
         )
+
+    def _options(self, namespace: Namespace) -> pb.NamespaceOptions:
+        if self._client is None:
+            return options_of(namespace, may_queue=False)
+        return self._client.options(namespace)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from services.edge.domain.conversations.calls import ChatRefused
 from services.shared.errors import ErrorCode, Unavailable
-from services.shared.namespaces import ChannelEvent, Namespace
+from services.shared.namespaces import ChannelEvent, Durability, Namespace
 from thalamus.chat.v1 import chat_pb2 as pb
 
 _KNOWN = frozenset(ErrorCode)
 
 
-def options_of(namespace: Namespace) -> pb.NamespaceOptions:
-    """Return the options of a namespace that persistence needs to know."""
+def options_of(namespace: Namespace, *, may_queue: bool) -> pb.NamespaceOptions:
+    """Return the options of a namespace that persistence needs to know.
+
+    `may_queue`: every persistence knows that the log of a `queued` conversation may have more than the store.
+    """
     return pb.NamespaceOptions(
         history_size=namespace.history_size,
         history_ttl_s=namespace.history_ttl_s,
@@ -20,6 +23,7 @@ def options_of(namespace: Namespace) -> pb.NamespaceOptions:
         max_data_bytes=namespace.max_data_bytes,
         receipts_max_members=namespace.receipts_max_members,
         typing_max_members=namespace.typing_max_members,
+        queued=may_queue and namespace.durability is Durability.QUEUED,
     )
 
 

@@ -66,6 +66,11 @@ class PersistenceClient:
             self._saw(Known(response.generation, response.writes))
         return response.taken, [(result.item, _outcome(result)) for result in response.results]
 
+    @property
+    def takes_queued(self) -> bool:
+        """Whether every connected persistence knows durability `queued`."""
+        return self._has_queued and self._queued.is_served
+
     async def start(self) -> None:
         """Open the streams in the background; returns at once."""
         await self._appends.start()
@@ -101,7 +106,7 @@ class PersistenceClient:
             feed=feed,
         )
         # A replica of an earlier version would not know that a queued channel has more than the store.
-        stream = self._queued if queued and self._has_queued and self._queued.is_served else self._appends
+        stream = self._queued if queued and self.takes_queued else self._appends
         return stream.submit(item)
 
     async def open(self, channel: str) -> StreamPosition:

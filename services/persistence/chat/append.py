@@ -8,6 +8,10 @@ Rules.
 * Decide with the state in memory. If the event is allowed, append it with the membership version of that state as its
   guard: if anything that may take a right away was numbered since, it gets no offset, and is decided again (`Recheck`)
   with a state that has it. After 2.5 s its outcome is `unavailable`.
+* In a `queued` namespace, what changes membership or rights, or erases something, is stored before it is acknowledged,
+  with all in front of it: no loss of Redis brings back who was removed, or what was deleted. Everything else is
+  acknowledged once Redis has it. The guard names the epoch, too: offsets that a loss has taken away are given again,
+  and an event must not be about another message than was decided.
 * A refusal is final only if the state has everything that was readable when the refusal was found: another replica may
   have let the author in. And not if the idempotency key has a place already: then that is the answer.
 * What the fold does not know is decided here alone: see `admission.py`.
@@ -67,6 +71,7 @@ _PATIENCE_S = 2.5  # how long an event is decided again: edges give up after 2.8
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.002, 0.1  # until what changed the membership is readable
 _NEVER = 2**53  # a guard that no log has: such an item only tells whether its key is known
 _OF_USERS = CHANGES_MEMBERSHIP | GRANTS
+_BARRIER = CHANGES_MEMBERSHIP | GRANTS | ERASES  # what has one of these flags is stored before it is acknowledged
 _FLAG_BYTES = [common_pb2.Publication(flags=flags).SerializeToString() for flags in range(16)]
 
 
@@ -246,8 +251,9 @@ class Appender:
             None if attempt.is_plain else latest_ms(live.state, event, author, now_ms),
             not feed,  # hidden
             users_of(event, author) if flags & _OF_USERS else b"",
+            live.epoch if is_guarded else "",
         )
-        return Request(channel, item, history_size, history_ttl_s)
+        return Request(channel, item, history_size, history_ttl_s, options.queued and not flags & _BARRIER)
 
     async def _append_marked(self, attempts: Sequence[_Attempt], requests: Sequence[Request]) -> None:
         """Mark the conversations of decided events, and append them."""
@@ -326,7 +332,10 @@ class Appender:
             del self._folding[channel]
 
     async def _tell_folded(self, channel: str, waiting: Sequence[tuple[_Attempt, AppendedPosition]]) -> None:
-        live = await self._conversations.upto(channel, max(position.offset for _, position in waiting))
+        epoch = waiting[-1][1].epoch
+        if any(position.epoch != epoch for _, position in waiting):
+            raise Unavailable("the log has got another epoch")
+        live = await self._conversations.upto(channel, max(position.offset for _, position in waiting), epoch)
         fates = await self._fates.of(live, [position.offset for _, position in waiting])
         quick: list[tuple[_Attempt, Appended]] = []
         slow: list[tuple[_Attempt, Appended]] = []  # there may be much to erase, and others need not wait for it
@@ -339,7 +348,7 @@ class Appender:
 
     async def _tell_repeated(self, attempt: _Attempt, position: AppendedPosition) -> None:
         """Tell what became of the event that has the key already."""
-        live = await self._conversations.upto(attempt.new.channel, position.offset)
+        live = await self._conversations.upto(attempt.new.channel, position.offset, position.epoch)
         fates = await self._fates.of(live, [position.offset])
         attempt.tell(Appended(position.offset, position.epoch, repeated_key=True, void=fates[position.offset]))
 

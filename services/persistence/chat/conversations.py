@@ -13,7 +13,9 @@ Rules.
 * The read model is written on condition that it is as it was when it was read (`write`). Who comes second loads anew.
 * Rows that are missing were removed by the deletion of the conversation, which is the next one: it applies. Documents
   go after them. So who has read documents looks whether history was removed meanwhile: some may have been gone.
-* Another epoch: the store was restored. The read model may be of a later time than the log, and is made again.
+* The read model is written up to where the log is stored. So what Redis loses is in no read model, either.
+* Another epoch: the store was restored, or Redis has lost what was not stored. What is in memory may be of what is
+  lost, and the read model of a later time than a restored log: it is made again.
 * At most 10,000 conversations, and 500,000 members in all, are in memory (`lives.py`).
 
 Example. The read model has position 100, the log 103: two plain messages, and at 102 a reaction to 4. The rows 101 to
@@ -46,7 +48,7 @@ from services.persistence.chat.purging import Purging
 from services.persistence.chat.remaking import MadeModel, replace
 from services.persistence.chat.rows import entry_behind_removed, parsed_rows
 from services.persistence.domain.log import Log
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from services.shared.errors import Unavailable
 from services.shared.process.single_flight import SingleFlight
 
@@ -70,7 +72,7 @@ class Conversations:
     def __init__(
         self,
         log: Log,
-        rows: LogStore,
+        rows: Rows,
         store: ChatStore,
         *,
         max_channels: int = MAX_CHANNELS,
@@ -115,13 +117,26 @@ class Conversations:
         live.removed = max(live.removed, top.removed)
         return live
 
-    async def upto(self, channel: str, offset: int) -> Live:
-        """Return the conversation at a readable position, or beyond."""
+    async def upto(self, channel: str, offset: int, epoch: str = "") -> Live:
+        """Return the conversation at a readable position, or beyond.
+
+        `epoch`: that of the position; "": the present one.
+        """
         live = await self._opened(channel, begin=True)
-        if live.position < offset:
+        if live.position < offset or epoch not in ("", live.epoch):
             async with live.lock:
+                if epoch not in ("", live.epoch):
+                    await self._reload(live)
+                if epoch not in ("", live.epoch):
+                    raise Unavailable("the log has another epoch")
                 await self._reach(live, offset)
         return live
+
+    async def stored_position(self, live: Live) -> int:
+        """Have the store take the log up to the conversation's position, and return that."""
+        position = live.position
+        await self.writer.have_stored(live.channel, live.epoch, position)
+        return position
 
     async def prepare(self, live: Live, event: Event) -> None:
         """Load the messages that an event names, so that it can be decided."""

@@ -45,6 +45,7 @@ def _options_of(encoded: bytes) -> Options:
         options.max_data_bytes,
         options.receipts_max_members,
         options.typing_max_members,
+        options.queued,
     )
 
 

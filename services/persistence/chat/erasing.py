@@ -46,7 +46,7 @@ from services.persistence.chat.rotation import Rotation
 from services.persistence.chat.rows import parsed_row, read_publications
 from services.persistence.chat.tombstones import emptied, tombstone, void_tombstone
 from services.persistence.domain.log import Log
-from services.persistence.domain.ports import LogStore, Row
+from services.persistence.domain.ports import LogStore, Row, Rows
 from services.persistence.metrics import ERASURE_OLDEST
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import ERASES
@@ -81,12 +81,19 @@ class Eraser:
     """
 
     def __init__(
-        self, log: Log, rows: LogStore, store: ChatStore, conversations: Conversations, marks: ErasureMarks
+        self,
+        log: Log,
+        rows: Rows,
+        stored: LogStore,
+        store: ChatStore,
+        conversations: Conversations,
+        marks: ErasureMarks,
     ) -> None:
-        """Create it; `rows` is the store of the log. From now on the log asks it."""
+        """Create it; `stored` is the store of the log. From now on the log asks it."""
         self._log, self._rows, self._conversations, self._marks = log, rows, conversations, marks
+        self._stored = stored
         self._fates = Fates(store)
-        self._first = FirstDeletion(rows, store, conversations)
+        self._first = FirstDeletion(stored, store, conversations)
         self._rotation = Rotation()
         self._own: set[bytes] = set()  # marks of this process
         self._ended: list[bytes] = []  # marks to remove
@@ -118,10 +125,10 @@ class Eraser:
             return {}
         of = event.of
         known = await self._first.known(row.channel, of, row.offset)
-        message = await read_publications(self._rows, row.channel, (of,))
+        message = await read_publications(self._stored, row.channel, (of,))
         by, about = await self._first.of(known, message.get(of), of, row.offset)
         # What was not known first: of the rest it is known where it stands.
-        found = message | await read_publications(self._rows, row.channel, (*about, *known.about)[:_MOST_BEFORE])
+        found = message | await read_publications(self._stored, row.channel, (*about, *known.about)[:_MOST_BEFORE])
         made = {offset: tombstone(one, offset=offset, of=of, by=by, again=False) for offset, one in found.items()}
         return {offset: one for offset, one in made.items() if one is not None}
 

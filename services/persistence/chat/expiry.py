@@ -36,7 +36,7 @@ from services.persistence.chat.domain.state import PLATFORM, Message, Phase
 from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.live import Live
 from services.persistence.chat.rows import Row, parsed_row
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import raise_for_error
@@ -56,7 +56,7 @@ class Expiry:
     """Purges what is too old; every method raises `Unavailable`."""
 
     def __init__(
-        self, rows: LogStore, conversations: Conversations, appender: Appender, eraser: Eraser, redis: RedisPipeline
+        self, rows: Rows, conversations: Conversations, appender: Appender, eraser: Eraser, redis: RedisPipeline
     ) -> None:
         """Create it; `rows` is the store of the log."""
         self._rows, self._conversations, self._appender = rows, conversations, appender

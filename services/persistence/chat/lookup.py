@@ -16,7 +16,7 @@ from services.persistence.chat.domain.state import Phase
 from services.persistence.chat.live import Found, Live
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.rows import parsed_row, read_single
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 
 
 class Ahead(Exception):
@@ -26,7 +26,7 @@ class Ahead(Exception):
 class Lookup:
     """Finds messages. Every method raises `Ahead`, too."""
 
-    def __init__(self, rows: LogStore, store: ChatStore) -> None:
+    def __init__(self, rows: Rows, store: ChatStore) -> None:
         """Create it; `rows` is the store of the log."""
         self._rows, self._store = rows, store
 

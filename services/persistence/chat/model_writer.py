@@ -5,6 +5,8 @@ It also tells those who must know.
 Rules.
 
 * The read model is written on condition that it is as it was when it was read.
+* The store has the log up to there first (`have_stored`), also what was acknowledged before it was stored. Otherwise
+  the read model could say what a loss of Redis has taken from the log.
 * Lists of users are marked before anything of them changes in the store, and the marks are taken back behind it.
 * A deleted conversation is dropped from the store, which forgets who was in it. Its log says that no more either. So
   before the drop all are told who were in it by the conversation in memory or by the read model: a process that was
@@ -26,6 +28,7 @@ from services.persistence.chat.live import Live
 from services.persistence.chat.ports import ChatStore, TooLarge
 from services.persistence.chat.unwritten import Changed
 from services.persistence.domain.log import Log
+from services.shared.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,16 @@ class ModelWriter:
             raise
         return is_written
 
+    async def have_stored(self, channel: str, epoch: str, position: int) -> None:
+        """Have the store take the log up to a position.
+
+        Raises:
+            Unavailable: it can't now, or the position is lost.
+        """
+        state = await self._log.have_stored(channel, position)
+        if state.epoch != epoch or state.top < position:
+            raise Unavailable("the log has another epoch")
+
     async def learn_gone(self, live: Live) -> bool:
         """If it was deleted, learn who was in it by the read model.
 
@@ -77,6 +90,8 @@ class ModelWriter:
         return True
 
     async def _write(self, live: Live, changed: Changed) -> bool:
+        changes = changes_of(live, changed, int(self._clock() * 1_000))
+        await self.have_stored(live.channel, live.epoch, changes.position)
         watcher, users, mark = self.list_watcher, changed.people | changed.gone, ""
         if watcher:
             mark = await watcher.changing(live.channel, users, _without_place(live, changed))
@@ -84,7 +99,6 @@ class ModelWriter:
             await self._log.remove_history(live.channel, live.ended_at - 1)  # before: readers look at that
             await self._store.drop(live.channel)
             live.projected = None
-        changes = changes_of(live, changed, int(self._clock() * 1_000))
         is_written = await self._store.apply(live.channel, live.projected, changes)
         if watcher:
             await watcher.changed(mark, users)

@@ -14,7 +14,10 @@ from services.shared.errors import ErrorCode
 
 
 class Options(NamedTuple):
-    """Options of the namespace that a conversation lies in."""
+    """Options of the namespace that a conversation lies in.
+
+    `queued`: what changes no rights and erases nothing may be acknowledged before it is stored.
+    """
 
     history_size: int
     history_ttl_s: int
@@ -23,6 +26,7 @@ class Options(NamedTuple):
     max_data_bytes: int = 65_536
     receipts_max_members: int = 0
     typing_max_members: int = 0
+    queued: bool = False
 
 
 class NewEvent(NamedTuple):

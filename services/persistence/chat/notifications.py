@@ -41,7 +41,7 @@ from services.persistence.chat.markers.record import Place
 from services.persistence.chat.rows import read_publications
 from services.persistence.chat.unread.badge import Badges
 from services.persistence.domain.log import Log
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from thalamus.common.v1.common_pb2 import Publication
 
 _PAGE_ROWS = 512
@@ -124,7 +124,7 @@ class Notifications:
     def __init__(
         self,
         log: Log,
-        rows: LogStore,
+        rows: Rows,
         conversations: Conversations,
         markers: Markers,
         devices: Devices,

@@ -30,7 +30,7 @@ from services.persistence.chat.domain.state import Message
 from services.persistence.chat.live import Live
 from services.persistence.chat.lookup import Lookup
 from services.persistence.chat.rows import parsed_row
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from services.shared.hotlog.hotlog import COUNTS
 
 _KEPT = 32  # purges of one user, without asking which are done
@@ -47,7 +47,7 @@ class Purging:
     Methods raise `Unavailable` if Redis or the store does not answer.
     """
 
-    def __init__(self, rows: LogStore, lookup: Lookup) -> None:
+    def __init__(self, rows: Rows, lookup: Lookup) -> None:
         """Create it; `rows` is the store of the log."""
         self._rows, self._lookup = rows, lookup
         self.lowest_mark: LowestMark | None = None

@@ -34,7 +34,7 @@ from services.persistence.chat.refusals import answer
 from services.persistence.chat.refused_call import FORBIDDEN, RefusedCall, deleted, no_message
 from services.persistence.chat.unread.counts import Counts
 from services.persistence.chat.views import Json
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from services.shared.errors import Unavailable
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Queries:
         self,
         conversations: Conversations,
         pages: Pages,
-        rows: LogStore,
+        rows: Rows,
         store: ChatStore,
         counts: Counts,
         now_ms: Callable[[], int],

@@ -14,7 +14,7 @@ from services.persistence.chat.domain.fold import Entry
 from services.persistence.chat.domain.names import type_of
 from services.persistence.chat.domain.state import PLATFORM, Conversation, Phase, Type
 from services.persistence.chat.live import Event, names
-from services.persistence.domain.ports import CountedRow, LogStore
+from services.persistence.domain.ports import CountedRow, Rows
 from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, ERASES
 from thalamus.common.v1 import common_pb2
 
@@ -56,13 +56,13 @@ def entry_behind_removed(state: Conversation, channel: str, row: CountedRow, ent
     return replace(entry, author=PLATFORM)
 
 
-async def read_single(store: LogStore, channel: str, offsets: Iterable[int]) -> dict[int, Row]:
+async def read_single(store: Rows, channel: str, offsets: Iterable[int]) -> dict[int, Row]:
     """Read single rows of the log, parsed; as `read_publications`."""
     found = await read_publications(store, channel, offsets)
     return {offset: parsed_row(offset, publication) for offset, publication in found.items()}
 
 
-async def read_publications(store: LogStore, channel: str, offsets: Iterable[int]) -> dict[int, bytes]:
+async def read_publications(store: Rows, channel: str, offsets: Iterable[int]) -> dict[int, bytes]:
     """Read single rows of the log, those that are near to one another at once.
 
     Raises:
@@ -84,5 +84,5 @@ async def read_publications(store: LogStore, channel: str, offsets: Iterable[int
     return found
 
 
-async def _read_run(store: LogStore, channel: str, first: int, last: int) -> list[tuple[int, bytes]]:
+async def _read_run(store: Rows, channel: str, first: int, last: int) -> list[tuple[int, bytes]]:
     return await store.read(channel, since_offset=first - 1, upto=last, limit=last - first + 1, reverse=False)

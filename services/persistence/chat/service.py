@@ -19,6 +19,7 @@ from services.persistence.chat.methods.registry import Methods
 from services.persistence.response_stream import ResponseStream
 from services.shared.checks import MAX_KEY_BYTES, MAX_KEY_USER_BYTES, MAX_USER_BYTES, check_channel, check_text
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
+from services.shared.incarnation.calls import Known
 from services.shared.process.cancellation import end_task
 from thalamus.chat.v1 import chat_pb2 as pb
 from thalamus.chat.v1 import chat_pb2_grpc as rpc
@@ -51,8 +52,13 @@ class ChatServicer(rpc.ChatServiceServicer):
         methods: Methods,
         memberships: Memberships,
         clock: Callable[[], float],
+        known: Callable[[], Known],
     ) -> None:
-        """Create it; `clock` returns the time of Redis, Unix seconds."""
+        """Create it.
+
+        `clock` returns the time of Redis, Unix seconds; `known` what this process has seen of Redis.
+        """
+        self._known = known
         self._memberships = memberships
         self._appender, self._conversations, self._methods, self._clock = appender, conversations, methods, clock
 
@@ -63,6 +69,7 @@ class ChatServicer(rpc.ChatServiceServicer):
         stream = ResponseStream(_event_result, pb.EventResults)
         async with aclosing(stream.serve(request_iterator, self._append)) as responses:
             async for response in responses:
+                response.generation, response.writes, _ = self._known()
                 yield response
 
     def _append(self, batch: pb.EventBatch, on_result: Callable[[int, Result], None]) -> None:
@@ -104,7 +111,9 @@ class ChatServicer(rpc.ChatServiceServicer):
 
     async def Call(self, request: pb.CallRequest, context: Any) -> pb.CallResponse:
         """Execute a method; a refusal is part of the response."""
-        return await self._methods.call(request)
+        response = await self._methods.call(request)
+        response.generation, response.writes, _ = self._known()
+        return response
 
     async def Memberships(self, request: pb.MembershipsRequest, context: Any) -> pb.MembershipsResponse:
         """Tell in which conversations users are members."""

@@ -39,7 +39,7 @@ from services.persistence.chat.erasing import Eraser
 from services.persistence.chat.live import Live
 from services.persistence.chat.ports import ChatStore
 from services.persistence.domain.log import Log
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from thalamus.common.v1.common_pb2 import ClientInfo, Publication
 
 _CHANNELS = 100  # read at once
@@ -153,9 +153,7 @@ class Looked(NamedTuple):
 class Traces:
     """Finds and removes what is left of users; methods raise `Unavailable`."""
 
-    def __init__(
-        self, log: Log, rows: LogStore, store: ChatStore, conversations: Conversations, eraser: Eraser
-    ) -> None:
+    def __init__(self, log: Log, rows: Rows, store: ChatStore, conversations: Conversations, eraser: Eraser) -> None:
         """Create it; `rows` is the store of the log."""
         self._log, self._rows, self._store, self._eraser = log, rows, store, eraser
         self._conversations = conversations

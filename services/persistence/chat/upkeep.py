@@ -22,7 +22,7 @@ from services.persistence.chat.live import Found, Live
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.rows import Row, entry_behind_removed, parsed_row
 from services.persistence.domain.log import Log
-from services.persistence.domain.ports import CountedRow, LogStore
+from services.persistence.domain.ports import CountedRow, Rows
 from services.shared.errors import Unavailable
 
 _PAGE_ROWS = 1_000
@@ -43,12 +43,12 @@ class Checked(NamedTuple):
 class Upkeep:
     """Checks and rebuilds read models; every method raises `Unavailable`."""
 
-    def __init__(self, conversations: Conversations, log: Log, rows: LogStore, store: ChatStore) -> None:
+    def __init__(self, conversations: Conversations, log: Log, rows: Rows, store: ChatStore) -> None:
         """Create it; `rows` is the store of the log."""
         self._conversations, self._log, self._rows, self._store = conversations, log, rows, store
 
     async def channels(self, cursor: str) -> tuple[list[str], str]:
-        """Return some channels of the log, of all kinds; see `LogStore.channels`."""
+        """Return some channels of the log, of all kinds; see `Rows.channels`."""
         return await self._rows.channels(cursor)
 
     async def rebuild(self, channel: str) -> int:

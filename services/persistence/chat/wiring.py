@@ -44,7 +44,9 @@ from services.persistence.chat.upkeep import Upkeep
 from services.persistence.chat.who_types import Typing
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import LogStore
+from services.persistence.domain.readable_rows import ReadableRows
 from services.shared.errors import Unavailable
+from services.shared.incarnation.calls import Known
 from services.shared.redis.pipeline import RedisPipeline
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class Chat:
     def __init__(
         self,
         log: Log,
-        rows: LogStore,
+        stored: LogStore,
         store: ChatStores,
         marker_store: MarkerStore,
         redis: RedisPipeline,
@@ -68,12 +70,13 @@ class Chat:
         web_push_hosts: Sequence[str] = (),
         inbox_max: int = MOST,
         namespaces: Collection[str] | None = None,
+        known: Callable[[], Known] = Known,
     ) -> None:
         """Put the parts together; `run` writes the read model.
 
         Args:
             log: The log of all channels.
-            rows: Its store.
+            stored: Its store.
             store: The read model.
             marker_store: Where markers are behind Redis.
             redis: The connection that the log has, too.
@@ -82,6 +85,7 @@ class Chat:
             web_push_hosts: Where addresses of Web Push may lie, see `devices/device.py`.
             inbox_max: Conversations of a user that inboxes look at.
             namespaces: Names of those with conversations, for searches; None: not known, any.
+            known: Returns what this process has seen of Redis.
         """
 
         def now_ms() -> int:
@@ -90,12 +94,13 @@ class Chat:
         def is_conversation(channel: str) -> bool:
             return type_of(channel) is not None and (namespaces is None or namespace_of(channel) in namespaces)
 
+        rows = ReadableRows(log, stored)
         marks = Marks(redis, clock)
         self.conversations = Conversations(log, rows, store, clock=clock)
         self.projection = Projection(self.conversations, marks)
         erasure_marks = ErasureMarks(redis, clock)
         self.conversations.purging.lowest_mark = erasure_marks.lowest
-        self.eraser = Eraser(log, rows, store, self.conversations, erasure_marks)
+        self.eraser = Eraser(log, rows, stored, store, self.conversations, erasure_marks)
         self.projection.on_swept = self.eraser.erase_void
         self.appender = Appender(log, self.conversations, self.projection, self.eraser, Fates(store), marks, clock)
         self.expiry = Expiry(rows, self.conversations, self.appender, self.eraser, redis)
@@ -152,7 +157,7 @@ class Chat:
             web_push_hosts=web_push_hosts,
         )
         self.methods = Methods(self.tools)
-        self.servicer = ChatServicer(self.appender, self.conversations, self.methods, Memberships(store), clock)
+        self.servicer = ChatServicer(self.appender, self.conversations, self.methods, Memberships(store), clock, known)
 
     async def run(self) -> None:
         """Write the read model behind the log, and erase, until cancelled."""

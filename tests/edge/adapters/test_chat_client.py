@@ -15,7 +15,8 @@ from services.edge.adapters.persistence_client import PersistenceClient
 from services.edge.domain.chat.ports import Access
 from services.edge.domain.model import AppendResult, ClientInfo, Publication, StreamPosition
 from services.shared.errors import ErrorCode, ThalamusError, Unavailable
-from services.shared.namespaces import ChannelEvent
+from services.shared.incarnation.calls import Known
+from services.shared.namespaces import ChannelEvent, Durability
 from services.shared.rpc.replicas import Replicas
 from tests.support.chat_service import Replica
 from tests.support.edge import OPEN
@@ -221,3 +222,24 @@ async def test_without_namespaces_with_conversations_nothing_is_opened() -> None
     finally:
         await one.replicas.close()
         await replica.stop()
+
+
+async def test_events_are_queued_once_every_persistence_knows_that() -> None:
+    knows = False
+    async with site(True) as one:
+        chat = ChatClient(one.replicas, takes_queued=lambda: knows)
+        queued = replace(CONV, durability=Durability.QUEUED)
+        assert not chat.options(queued).queued
+        knows = True
+        assert chat.options(queued).queued
+        assert not chat.options(replace(CONV, name="other")).queued
+
+
+async def test_an_edge_hears_what_persistence_has_seen_of_redis() -> None:
+    seen: list[Known] = []
+    async with site(True) as one:
+        chat = ChatClient(one.replicas, saw=seen.append)
+        chat.note(pb.EventResults(generation=3, writes=41))
+        chat.note(pb.CallResponse())  # of an earlier version
+        chat.note(pb.CallResponse(generation=3, writes=42))
+    assert seen == [Known(3, 41), Known(3, 42)]

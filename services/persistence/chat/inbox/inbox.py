@@ -21,7 +21,7 @@ from services.persistence.chat.markers.record import Place
 from services.persistence.chat.metrics import INBOX_HEADS
 from services.persistence.chat.unread.counts import Counts, Unread
 from services.persistence.domain.log import Log
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.hotlog.scripts import Command, raise_for_error
@@ -72,7 +72,7 @@ class Inbox:
         self,
         client: RedisPipeline,
         log: Log,
-        rows: LogStore,
+        rows: Rows,
         conversations: Conversations,
         lists: Lists,
         markers: Markers,
@@ -249,7 +249,7 @@ class Inbox:
 
     async def _membership(self, channel: str, user: str, head: Head, before: Membership) -> Membership:
         """Look a membership up, as of the head's position or later."""
-        live = await self._conversations.upto(channel, head.position)
+        live = await self._conversations.upto(channel, head.position, head.epoch)
         member, invited = live.state.members.get(user), live.state.invited.get(user)
         at_ms = before.at_ms
         if member is None:
@@ -297,15 +297,19 @@ class Inbox:
             if one.member.role is None or place.within(head.epoch).marker.offset >= head.counted:
                 known = Unread(0, 0, False, False, head.position)
             else:
-                known = self._counts.known(user, channel, place, offset=head.position, removed=one.seen.removed)
+                known = self._counts.known(
+                    user, channel, place, epoch=head.epoch, offset=head.position, removed=one.seen.removed
+                )
             if known is not None:
                 found[channel] = known
             else:
                 asked[channel] = one
 
         async def count(channel: str) -> Unread:
-            offset, removed = asked[channel].head.position, asked[channel].seen.removed
-            return await self._counts.at(user, channel, places[channel], offset=offset, removed=removed)
+            head, removed = asked[channel].head, asked[channel].seen.removed
+            return await self._counts.at(
+                user, channel, places[channel], epoch=head.epoch, offset=head.position, removed=removed
+            )
 
         return found | await self._at_once(list(asked), count)
 

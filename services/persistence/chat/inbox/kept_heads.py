@@ -24,7 +24,7 @@ from services.shared.redis.pipeline import RedisPipeline
 PUT_HEAD = load(Path(__file__).with_name("put_head.lua"))
 KEPT_S = 7 * 86_400
 _TIMEOUT_S = 2.0  # longest round trip, seconds
-_META = ("epoch", "stored", "life", "top", "time", "fed", "hinted", "told", "removed")
+_META = ("epoch", "stored", "life", "top", "time", "fed", "hinted", "told", "removed", "shown")
 LONGEST_TAIL = 64  # rows behind a head that are taken in
 _REMEMBERED = 50_000  # heads; about a kilobyte each
 
@@ -125,9 +125,11 @@ class KeptHeads:
     def _seen(self, channel: str, meta: Sequence[bytes | None], head: Head | None, token: bytes) -> Seen | None:
         """Return what Redis says, with this head if it is of the same epoch; remember it."""
         self._known.pop(channel, None)
-        epoch, stored, life, top, time_ms, fed, hinted, told, removed = meta
+        epoch, stored, life, top, time_ms, fed, hinted, told, removed, shown = meta
         if epoch is None or stored is None or life != token:
             return None
+        if shown is not None and int(shown) > int(stored):
+            stored = shown  # readable before it is stored
         if head is not None and head.epoch.encode() != epoch:
             head = None
         position = int(stored)

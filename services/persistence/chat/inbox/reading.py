@@ -6,7 +6,7 @@ from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.domain.state import Message, Type
 from services.persistence.chat.inbox.heads import ACTIVE, Head, Last, last_of
 from services.persistence.chat.live import Live
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import COUNTS
 from thalamus.common.v1.common_pb2 import Publication
@@ -20,7 +20,7 @@ _TRIES = 5
 class HeadReading:
     """Makes heads; raises `Unavailable`."""
 
-    def __init__(self, conversations: Conversations, rows: LogStore) -> None:
+    def __init__(self, conversations: Conversations, rows: Rows) -> None:
         """Create it; `rows` is the store of the log."""
         self._conversations, self._rows = conversations, rows
 

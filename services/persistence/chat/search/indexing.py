@@ -42,7 +42,7 @@ from services.persistence.chat.index.query import author_tag, tags_of
 from services.persistence.chat.live import Found, Live
 from services.persistence.chat.metrics import SEARCH_INDEXED
 from services.persistence.chat.rows import parsed_row
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 from services.shared.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ _TRIES = 10
 class Indexing:
     """Indexes conversations of this process; see the module."""
 
-    def __init__(self, conversations: Conversations, rows: LogStore, index: SearchIndex) -> None:
+    def __init__(self, conversations: Conversations, rows: Rows, index: SearchIndex) -> None:
         """Create it; `rows` is the store of the log."""
         self._conversations, self._rows, self._index = conversations, rows, index
         self.is_conversation: Callable[[str], bool] = lambda channel: type_of(channel) is not None  # of what is swept
@@ -196,9 +196,9 @@ class Indexing:
         channel = live.channel
         indexed = (await self._index.indexed([channel]))[channel]
         async with live.lock:
-            position = live.position
-            if indexed >= position:
+            if indexed >= live.position:
                 return None
+            position = await self._conversations.stored_position(live)  # what Redis may lose is not indexed
             is_deleted = live.state.phase is Phase.DELETED
             lost = indexed if is_deleted else min(live.removed, indexed)
             if lost and (gone := await self._index.offsets_upto(channel, lost, _GONE_AT_ONCE)):

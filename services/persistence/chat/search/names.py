@@ -77,7 +77,7 @@ class NameSearch:
     async def _has(self, one: Readable, member: str) -> bool:
         if one.type is Type.DIRECT:
             return member in one.users
-        live = await self._conversations.upto(one.channel, one.position)
+        live = await self._conversations.upto(one.channel, one.position, one.epoch)
         return member in live.state.members
 
 

@@ -49,7 +49,7 @@ from services.persistence.chat.search.indexing import Indexing, is_emptied
 from services.persistence.chat.search.tail import Candidates, Tail
 from services.persistence.chat.search.turns import OneEach, Turns, Work, effort
 from services.persistence.chat.views import Json
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 
 _BEST_OF = 1_000  # of the newest hits, by score
 _MAX_ROUNDS = 12  # of questions to the index for one answer; a page may have fewer messages then
@@ -97,7 +97,7 @@ class Search:
         queries: Queries,
         conversations: Conversations,
         inbox: Inbox,
-        rows: LogStore,
+        rows: Rows,
         index: SearchIndex,
         indexing: Indexing,
         now_ms: Callable[[], int],

@@ -19,7 +19,7 @@ from services.persistence.chat.metrics import SEARCH_SCANNED
 from services.persistence.chat.rows import parsed_row
 from services.persistence.chat.search.indexing import Indexing
 from services.persistence.chat.search.turns import Turns, Work, effort
-from services.persistence.domain.ports import CountedRow, LogStore
+from services.persistence.domain.ports import CountedRow, Rows
 
 _MAX_ROWS = 4_000  # that one answer reads because they are not indexed
 _MAX_BYTES = 4 << 20  # of them
@@ -43,7 +43,7 @@ class Candidates(NamedTuple):
 class Tail:
     """Reads rows that are not indexed; every method raises `Unavailable`."""
 
-    def __init__(self, rows: LogStore, indexing: Indexing, turns: Turns) -> None:
+    def __init__(self, rows: Rows, indexing: Indexing, turns: Turns) -> None:
         self._rows, self._indexing, self._turns = rows, indexing, turns
 
     async def candidates(self, query: Query, scopes: Sequence[Scope], indexed: Mapping[str, int]) -> Candidates:

@@ -37,7 +37,7 @@ from services.persistence.chat.metrics import UNREAD
 from services.persistence.chat.ports import ChatStore
 from services.persistence.chat.recent import Recent
 from services.persistence.chat.unread.reading import Reading
-from services.persistence.domain.ports import LogStore
+from services.persistence.domain.ports import Rows
 
 MAX_ROWS = 10_000  # of a conversation's log that are looked at
 MAX_KEPT = 1_000_000  # messages of all conversations in memory
@@ -68,7 +68,7 @@ class Counts:
     def __init__(
         self,
         conversations: Conversations,
-        rows: LogStore,
+        rows: Rows,
         store: ChatStore,
         markers: Markers,
         now_ms: Callable[[], int],
@@ -94,19 +94,19 @@ class Counts:
         found = await asyncio.gather(*(self._of(user, channel, place) for channel, place in places.items()))
         return dict(zip(places, found, strict=True))
 
-    async def at(self, user: str, channel: str, place: Place, *, offset: int, removed: int) -> Unread:
-        """Count in one conversation at a readable offset, or later.
+    async def at(self, user: str, channel: str, place: Place, *, epoch: str, offset: int, removed: int) -> Unread:
+        """Count in one conversation at a readable position, or later.
 
         It takes no request if the answer is in memory. `removed`: up to where history was removed, as far as known.
         """
-        live = await self._conversations.upto(channel, offset)
+        live = await self._conversations.upto(channel, offset, epoch)
         found = self._known(live, user, place, removed)
         return self.tell(found) if found is not None else await self._of(user, channel, place)
 
-    def known(self, user: str, channel: str, place: Place, *, offset: int, removed: int) -> Unread | None:
+    def known(self, user: str, channel: str, place: Place, *, epoch: str, offset: int, removed: int) -> Unread | None:
         """Count as `at` does if memory has the answer; None: it has not."""
         live = self._conversations.cached(channel)
-        if live is None or live.position < offset:
+        if live is None or live.epoch != epoch or live.position < offset:
             return None
         found = self._known(live, user, place, removed)
         return None if found is None else self.tell(found)

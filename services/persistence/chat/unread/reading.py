@@ -16,7 +16,7 @@ from services.persistence.chat.live import Live
 from services.persistence.chat.recent import Found, Recent
 from services.persistence.chat.rows import parsed_row
 from services.persistence.chat.said import NOBODY, is_loud, mentions_in, said_by
-from services.persistence.domain.ports import CountedRow, LogStore
+from services.persistence.domain.ports import CountedRow, Rows
 from services.shared.hotlog.hotlog import COUNTS
 
 _PAGE_ROWS = 512
@@ -26,7 +26,7 @@ _PAGE_BYTES = 4 << 20
 class Reading:
     """Reads older messages; raises `Unavailable` if the store does not answer."""
 
-    def __init__(self, conversations: Conversations, rows: LogStore) -> None:
+    def __init__(self, conversations: Conversations, rows: Rows) -> None:
         """Create it; `rows` is the store of the log."""
         self._conversations, self._rows = conversations, rows
 

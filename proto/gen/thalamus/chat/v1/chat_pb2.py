@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from thalamus.common.v1 import common_pb2 as thalamus_dot_common_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bthalamus/chat/v1/chat.proto\x12\x10thalamus.chat.v1\x1a\x1fthalamus/common/v1/common.proto\"\xba\x01\n\x10NamespaceOptions\x12\x14\n\x0chistory_size\x18\x01 \x01(\r\x12\x15\n\rhistory_ttl_s\x18\x02 \x01(\r\x12\x0c\n\x04\x66\x65\x65\x64\x18\x03 \x01(\x08\x12\x19\n\x11group_max_members\x18\x04 \x01(\r\x12\x16\n\x0emax_data_bytes\x18\x05 \x01(\r\x12\x1c\n\x14receipts_max_members\x18\x06 \x01(\r\x12\x1a\n\x12typing_max_members\x18\x07 \x01(\r\"8\n\nEventBatch\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.thalamus.chat.v1.EventItem\"\x9d\x01\n\tEventItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\x16\n\x0epublication_id\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x33\n\x07options\x18\x06 \x01(\x0b\x32\".thalamus.chat.v1.NamespaceOptions\"M\n\x0c\x45ventResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.thalamus.chat.v1.EventResult\x12\r\n\x05taken\x18\x02 \x01(\x04\"\x9b\x01\n\x0b\x45ventResult\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x14\n\x0crepeated_key\x18\x03 \x01(\x08\x12\x0c\n\x04void\x18\x04 \x01(\t\x12*\n\x07refusal\x18\x05 \x01(\x0b\x32\x19.thalamus.chat.v1.Refusal\"J\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"8\n\nCheckBatch\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.thalamus.chat.v1.CheckItem\"*\n\tCheckItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"M\n\x0c\x43heckResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.thalamus.chat.v1.CheckResult\x12\r\n\x05taken\x18\x02 \x01(\x04\"\x91\x01\n\x0b\x43heckResult\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12\r\n\x05reads\x18\x02 \x01(\x08\x12\r\n\x05posts\x18\x03 \x01(\x08\x12\x14\n\x0chistory_from\x18\x04 \x01(\x04\x12+\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x13\n\x0bunavailable\x18\x06 \x01(\x08\"\xea\x01\n\x0b\x43\x61llRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12,\n\x04info\x18\x02 \x01(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\x12\x0e\n\x06params\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x33\n\x07options\x18\x07 \x01(\x0b\x32\".thalamus.chat.v1.NamespaceOptions\x12\x15\n\rasks_to_begin\x18\x08 \x01(\x08\x12\x0f\n\x07session\x18\t \x01(\t\"\xb6\x01\n\x0c\x43\x61llResponse\x12\x0e\n\x06result\x18\x01 \x01(\x0c\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x19.thalamus.chat.v1.Refusal\x12)\n\x07notices\x18\x03 \x03(\x0b\x32\x18.thalamus.chat.v1.Notice\x12/\n\nephemerals\x18\x04 \x03(\x0b\x32\x1b.thalamus.chat.v1.Ephemeral\x12\x0e\n\x06\x62\x65gins\x18\x05 \x01(\x08\"*\n\tEphemeral\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"7\n\x06Notice\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\tephemeral\x18\x03 \x01(\x08\"#\n\x12MembershipsRequest\x12\r\n\x05users\x18\x01 \x03(\t\"I\n\x13MembershipsResponse\x12\x32\n\x05users\x18\x01 \x03(\x0b\x32#.thalamus.chat.v1.UserConversations\"%\n\x11UserConversations\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t2\xc7\x02\n\x0b\x43hatService\x12J\n\x06\x41ppend\x12\x1c.thalamus.chat.v1.EventBatch\x1a\x1e.thalamus.chat.v1.EventResults(\x01\x30\x01\x12I\n\x05\x43heck\x12\x1c.thalamus.chat.v1.CheckBatch\x1a\x1e.thalamus.chat.v1.CheckResults(\x01\x30\x01\x12\x45\n\x04\x43\x61ll\x12\x1d.thalamus.chat.v1.CallRequest\x1a\x1e.thalamus.chat.v1.CallResponse\x12Z\n\x0bMemberships\x12$.thalamus.chat.v1.MembershipsRequest\x1a%.thalamus.chat.v1.MembershipsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bthalamus/chat/v1/chat.proto\x12\x10thalamus.chat.v1\x1a\x1fthalamus/common/v1/common.proto\"\xca\x01\n\x10NamespaceOptions\x12\x14\n\x0chistory_size\x18\x01 \x01(\r\x12\x15\n\rhistory_ttl_s\x18\x02 \x01(\r\x12\x0c\n\x04\x66\x65\x65\x64\x18\x03 \x01(\x08\x12\x19\n\x11group_max_members\x18\x04 \x01(\r\x12\x16\n\x0emax_data_bytes\x18\x05 \x01(\r\x12\x1c\n\x14receipts_max_members\x18\x06 \x01(\r\x12\x1a\n\x12typing_max_members\x18\x07 \x01(\r\x12\x0e\n\x06queued\x18\x08 \x01(\x08\"8\n\nEventBatch\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.thalamus.chat.v1.EventItem\"\x9d\x01\n\tEventItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x13\n\x0bpublication\x18\x02 \x01(\x0c\x12\x16\n\x0epublication_id\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x33\n\x07options\x18\x06 \x01(\x0b\x32\".thalamus.chat.v1.NamespaceOptions\"q\n\x0c\x45ventResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.thalamus.chat.v1.EventResult\x12\r\n\x05taken\x18\x02 \x01(\x04\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x0e\n\x06writes\x18\x04 \x01(\x04\"\x9b\x01\n\x0b\x45ventResult\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12.\n\x08position\x18\x02 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x14\n\x0crepeated_key\x18\x03 \x01(\x08\x12\x0c\n\x04void\x18\x04 \x01(\t\x12*\n\x07refusal\x18\x05 \x01(\x0b\x32\x19.thalamus.chat.v1.Refusal\"J\n\x07Refusal\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0b\n\x03why\x18\x02 \x01(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x16\n\x0eretry_after_ms\x18\x04 \x01(\r\"8\n\nCheckBatch\x12*\n\x05items\x18\x01 \x03(\x0b\x32\x1b.thalamus.chat.v1.CheckItem\"*\n\tCheckItem\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0c\n\x04user\x18\x02 \x01(\t\"M\n\x0c\x43heckResults\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.thalamus.chat.v1.CheckResult\x12\r\n\x05taken\x18\x02 \x01(\x04\"\x91\x01\n\x0b\x43heckResult\x12\x0c\n\x04item\x18\x01 \x01(\x04\x12\r\n\x05reads\x18\x02 \x01(\x08\x12\r\n\x05posts\x18\x03 \x01(\x08\x12\x14\n\x0chistory_from\x18\x04 \x01(\x04\x12+\n\x05\x61s_of\x18\x05 \x01(\x0b\x32\x1c.thalamus.common.v1.Position\x12\x13\n\x0bunavailable\x18\x06 \x01(\x08\"\xea\x01\n\x0b\x43\x61llRequest\x12\x0e\n\x06method\x18\x01 \x01(\t\x12,\n\x04info\x18\x02 \x01(\x0b\x32\x1e.thalamus.common.v1.ClientInfo\x12\x0e\n\x06params\x18\x03 \x01(\x0c\x12\x10\n\x08key_user\x18\x04 \x01(\t\x12\x0b\n\x03key\x18\x05 \x01(\t\x12\x11\n\tnamespace\x18\x06 \x01(\t\x12\x33\n\x07options\x18\x07 \x01(\x0b\x32\".thalamus.chat.v1.NamespaceOptions\x12\x15\n\rasks_to_begin\x18\x08 \x01(\x08\x12\x0f\n\x07session\x18\t \x01(\t\"\xda\x01\n\x0c\x43\x61llResponse\x12\x0e\n\x06result\x18\x01 \x01(\x0c\x12*\n\x07refusal\x18\x02 \x01(\x0b\x32\x19.thalamus.chat.v1.Refusal\x12)\n\x07notices\x18\x03 \x03(\x0b\x32\x18.thalamus.chat.v1.Notice\x12/\n\nephemerals\x18\x04 \x03(\x0b\x32\x1b.thalamus.chat.v1.Ephemeral\x12\x0e\n\x06\x62\x65gins\x18\x05 \x01(\x08\x12\x12\n\ngeneration\x18\x06 \x01(\x04\x12\x0e\n\x06writes\x18\x07 \x01(\x04\"*\n\tEphemeral\x12\x0f\n\x07\x63hannel\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"7\n\x06Notice\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\tephemeral\x18\x03 \x01(\x08\"#\n\x12MembershipsRequest\x12\r\n\x05users\x18\x01 \x03(\t\"I\n\x13MembershipsResponse\x12\x32\n\x05users\x18\x01 \x03(\x0b\x32#.thalamus.chat.v1.UserConversations\"%\n\x11UserConversations\x12\x10\n\x08\x63hannels\x18\x01 \x03(\t2\xc7\x02\n\x0b\x43hatService\x12J\n\x06\x41ppend\x12\x1c.thalamus.chat.v1.EventBatch\x1a\x1e.thalamus.chat.v1.EventResults(\x01\x30\x01\x12I\n\x05\x43heck\x12\x1c.thalamus.chat.v1.CheckBatch\x1a\x1e.thalamus.chat.v1.CheckResults(\x01\x30\x01\x12\x45\n\x04\x43\x61ll\x12\x1d.thalamus.chat.v1.CallRequest\x1a\x1e.thalamus.chat.v1.CallResponse\x12Z\n\x0bMemberships\x12$.thalamus.chat.v1.MembershipsRequest\x1a%.thalamus.chat.v1.MembershipsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,39 +33,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'thalamus.chat.v1.chat_pb2',
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NAMESPACEOPTIONS']._serialized_start=83
-  _globals['_NAMESPACEOPTIONS']._serialized_end=269
-  _globals['_EVENTBATCH']._serialized_start=271
-  _globals['_EVENTBATCH']._serialized_end=327
-  _globals['_EVENTITEM']._serialized_start=330
-  _globals['_EVENTITEM']._serialized_end=487
-  _globals['_EVENTRESULTS']._serialized_start=489
-  _globals['_EVENTRESULTS']._serialized_end=566
-  _globals['_EVENTRESULT']._serialized_start=569
-  _globals['_EVENTRESULT']._serialized_end=724
-  _globals['_REFUSAL']._serialized_start=726
-  _globals['_REFUSAL']._serialized_end=800
-  _globals['_CHECKBATCH']._serialized_start=802
-  _globals['_CHECKBATCH']._serialized_end=858
-  _globals['_CHECKITEM']._serialized_start=860
-  _globals['_CHECKITEM']._serialized_end=902
-  _globals['_CHECKRESULTS']._serialized_start=904
-  _globals['_CHECKRESULTS']._serialized_end=981
-  _globals['_CHECKRESULT']._serialized_start=984
-  _globals['_CHECKRESULT']._serialized_end=1129
-  _globals['_CALLREQUEST']._serialized_start=1132
-  _globals['_CALLREQUEST']._serialized_end=1366
-  _globals['_CALLRESPONSE']._serialized_start=1369
-  _globals['_CALLRESPONSE']._serialized_end=1551
-  _globals['_EPHEMERAL']._serialized_start=1553
-  _globals['_EPHEMERAL']._serialized_end=1595
-  _globals['_NOTICE']._serialized_start=1597
-  _globals['_NOTICE']._serialized_end=1652
-  _globals['_MEMBERSHIPSREQUEST']._serialized_start=1654
-  _globals['_MEMBERSHIPSREQUEST']._serialized_end=1689
-  _globals['_MEMBERSHIPSRESPONSE']._serialized_start=1691
-  _globals['_MEMBERSHIPSRESPONSE']._serialized_end=1764
-  _globals['_USERCONVERSATIONS']._serialized_start=1766
-  _globals['_USERCONVERSATIONS']._serialized_end=1803
-  _globals['_CHATSERVICE']._serialized_start=1806
-  _globals['_CHATSERVICE']._serialized_end=2133
+  _globals['_NAMESPACEOPTIONS']._serialized_end=285
+  _globals['_EVENTBATCH']._serialized_start=287
+  _globals['_EVENTBATCH']._serialized_end=343
+  _globals['_EVENTITEM']._serialized_start=346
+  _globals['_EVENTITEM']._serialized_end=503
+  _globals['_EVENTRESULTS']._serialized_start=505
+  _globals['_EVENTRESULTS']._serialized_end=618
+  _globals['_EVENTRESULT']._serialized_start=621
+  _globals['_EVENTRESULT']._serialized_end=776
+  _globals['_REFUSAL']._serialized_start=778
+  _globals['_REFUSAL']._serialized_end=852
+  _globals['_CHECKBATCH']._serialized_start=854
+  _globals['_CHECKBATCH']._serialized_end=910
+  _globals['_CHECKITEM']._serialized_start=912
+  _globals['_CHECKITEM']._serialized_end=954
+  _globals['_CHECKRESULTS']._serialized_start=956
+  _globals['_CHECKRESULTS']._serialized_end=1033
+  _globals['_CHECKRESULT']._serialized_start=1036
+  _globals['_CHECKRESULT']._serialized_end=1181
+  _globals['_CALLREQUEST']._serialized_start=1184
+  _globals['_CALLREQUEST']._serialized_end=1418
+  _globals['_CALLRESPONSE']._serialized_start=1421
+  _globals['_CALLRESPONSE']._serialized_end=1639
+  _globals['_EPHEMERAL']._serialized_start=1641
+  _globals['_EPHEMERAL']._serialized_end=1683
+  _globals['_NOTICE']._serialized_start=1685
+  _globals['_NOTICE']._serialized_end=1740
+  _globals['_MEMBERSHIPSREQUEST']._serialized_start=1742
+  _globals['_MEMBERSHIPSREQUEST']._serialized_end=1777
+  _globals['_MEMBERSHIPSRESPONSE']._serialized_start=1779
+  _globals['_MEMBERSHIPSRESPONSE']._serialized_end=1852
+  _globals['_USERCONVERSATIONS']._serialized_start=1854
+  _globals['_USERCONVERSATIONS']._serialized_end=1891
+  _globals['_CHATSERVICE']._serialized_start=1894
+  _globals['_CHATSERVICE']._serialized_end=2221
 # @@protoc_insertion_point(module_scope)

@@ -32,6 +32,7 @@ class NamespaceOptions(_message.Message):
     MAX_DATA_BYTES_FIELD_NUMBER: _builtins.int
     RECEIPTS_MAX_MEMBERS_FIELD_NUMBER: _builtins.int
     TYPING_MAX_MEMBERS_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
     history_size: _builtins.int
     """publications that the hot log keeps, 1 to 1,000,000."""
     history_ttl_s: _builtins.int
@@ -46,6 +47,10 @@ class NamespaceOptions(_message.Message):
     """most members of a conversation in which all are told who has read; 0: an edge of before, so nobody is told."""
     typing_max_members: _builtins.int
     """most members of a conversation in which all are told who types; 0: an edge of before, so nobody is told."""
+    queued: _builtins.bool
+    """events may be acknowledged before they are stored, but those that change membership or rights, or erase something.
+    Edges send it once no persistence of before is connected.
+    """
     def __init__(
         self,
         *,
@@ -56,10 +61,11 @@ class NamespaceOptions(_message.Message):
         max_data_bytes: _builtins.int = ...,
         receipts_max_members: _builtins.int = ...,
         typing_max_members: _builtins.int = ...,
+        queued: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "group_max_members", b"group_max_members", "history_size", b"history_size", "history_ttl_s", b"history_ttl_s", "max_data_bytes", b"max_data_bytes", "receipts_max_members", b"receipts_max_members", "typing_max_members", b"typing_max_members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed", b"feed", "group_max_members", b"group_max_members", "history_size", b"history_size", "history_ttl_s", b"history_ttl_s", "max_data_bytes", b"max_data_bytes", "queued", b"queued", "receipts_max_members", b"receipts_max_members", "typing_max_members", b"typing_max_members"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -135,8 +141,15 @@ class EventResults(_message.Message):
 
     RESULTS_FIELD_NUMBER: _builtins.int
     TAKEN_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
     taken: _builtins.int
     """items of this stream that are in hand, whether or not they have a result: its client may send as many again."""
+    generation: _builtins.int
+    """what persistence has seen of Redis: its generation, and how many writes it has counted. Absent: nothing, or an
+    earlier version. A Redis with fewer writes has lost what was acknowledged.
+    """
+    writes: _builtins.int
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EventResult]: ...
     def __init__(
@@ -144,10 +157,12 @@ class EventResults(_message.Message):
         *,
         results: _abc.Iterable[Global___EventResult] | None = ...,
         taken: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        writes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "taken", b"taken"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "results", b"results", "taken", b"taken", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -404,10 +419,15 @@ class CallResponse(_message.Message):
     NOTICES_FIELD_NUMBER: _builtins.int
     EPHEMERALS_FIELD_NUMBER: _builtins.int
     BEGINS_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    WRITES_FIELD_NUMBER: _builtins.int
     result: _builtins.bytes
     """a JSON object; empty if it was refused."""
     begins: _builtins.bool
     """nothing was done: the call would begin a direct conversation. Only to who asked for it."""
+    generation: _builtins.int
+    """see EventResults."""
+    writes: _builtins.int
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
     @_builtins.property
@@ -426,10 +446,12 @@ class CallResponse(_message.Message):
         notices: _abc.Iterable[Global___Notice] | None = ...,
         ephemerals: _abc.Iterable[Global___Ephemeral] | None = ...,
         begins: _builtins.bool = ...,
+        generation: _builtins.int = ...,
+        writes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins", b"begins", "ephemerals", b"ephemerals", "notices", b"notices", "refusal", b"refusal", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins", b"begins", "ephemerals", b"ephemerals", "generation", b"generation", "notices", b"notices", "refusal", b"refusal", "result", b"result", "writes", b"writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
