@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 ROWS = dict(re.findall(r"^\| `([A-Z0-9_]+)` \| (.*?) \|", PAGE, re.MULTILINE))
-FILES = ("dev-stack.yml", "dev-ports.yml", "prod-stack.yml", "mtls-stack.yml")
+FILES = ("dev-stack.yml", "dev-ports.yml", "dev-queue.yml", "prod-stack.yml", "mtls-stack.yml")
 VARIABLES: dict[str, set[str]] = {}
 for _file in FILES:
     for _name, _default in re.findall(r"\$\{([A-Z0-9_]+):?-([^}]*)\}", (ROOT / _file).read_text(encoding="utf-8")):
