@@ -26,9 +26,9 @@ grep -qF " ~${REDIS_PREFIX:-t}:life " "$SECRETS/redis_acl" || {
     echo "the users of Redis in $SECRETS are for another REDIS_PREFIX: REDIS_PREFIX=${REDIS_PREFIX:-t} make secrets" >&2
     exit 1
 }
-# Presence of this version works with no less, and persistence can't erase what is in the append-only file.
+# Presence and persistence of this version work with no less.
 grep -q '^user presence .* ~[^ ]*:events:{\* ' "$SECRETS/redis_acl" &&
-    grep -q '^user persistence .* +bgrewriteaof ' "$SECRETS/redis_acl" || {
+    grep -q '^user persistence .* +xrevrange ' "$SECRETS/redis_acl" || {
     echo "the users of Redis in $SECRETS are of an earlier version: REDIS_PREFIX=${REDIS_PREFIX:-t} make secrets" >&2
     exit 1
 }

@@ -202,7 +202,7 @@ def test_a_prefix_that_the_users_of_redis_do_not_have_is_refused(deployment: Dep
     assert deployment.up(REDIS_PREFIX="staging").returncode == 0
 
 
-@pytest.mark.parametrize("right", [" ~t:events:{*", " +bgrewriteaof"])
+@pytest.mark.parametrize("right", [" ~t:events:{*", " +xrevrange"])
 def test_users_of_redis_with_fewer_rights_than_a_service_needs_are_refused(deployment: Deployment, right: str) -> None:
     acl = deployment.secrets / "redis_acl"
     now = acl.read_text()

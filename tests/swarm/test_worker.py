@@ -1,4 +1,4 @@
-"""What is queued in the deployed stack is stored by its workers, also while one of them is killed.
+"""What is queued in the deployed stack is stored by its workers, one of which is killed.
 
 The last file of this folder: it leaves the stack with a queue.
 """
