@@ -1,4 +1,4 @@
-"""What is queued in the deployed stack is stored by its workers, one of which is killed.
+"""Workers of the deployed stack store what is queued, and one of them is killed.
 
 The last file of this folder: it leaves the stack with a queue.
 """
