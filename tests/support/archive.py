@@ -116,6 +116,13 @@ class Model:
             wanted = self.page(since, upto, limit, reverse, most)
             assert found == wanted, (since, upto, limit, reverse, most)
 
+    async def check_ids(self, store: Any) -> None:
+        """Compare the ids of a page from anywhere with those of a store."""
+        since, limit = self.chance.randrange(self.top + 1), self.chance.choice((1, 3, 10, 1_000))
+        found = await store.ids(self.channel, since_offset=since, upto=self.top, limit=limit)
+        low = max(since, self.removed)
+        assert found == [(row.offset, row.publication_id) for row in self.rows[low : low + limit]], (since, limit)
+
     async def check_all(self, store: Any, page: int = 5) -> None:
         """Compare all of the channel, by cursors in both directions."""
         for reverse in (False, True):

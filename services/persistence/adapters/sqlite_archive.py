@@ -15,6 +15,7 @@ from services.persistence.archive.erasing import Erasing
 from services.persistence.archive.pages import CACHE_BYTES, Pages, Segments
 from services.persistence.archive.ports import (
     ArchivedRow,
+    Ids,
     InSegment,
     Limits,
     Manifest,
@@ -51,6 +52,10 @@ class SqliteSegmentStore:
             max_bytes=max_bytes,
         )
         return await self._run("read", "read", read)
+
+    async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> Ids:
+        find = partial(sqlite_segments.ids, channel=channel, since_offset=since_offset, upto=upto, limit=limit)
+        return await self._run("read", "ids", find)
 
     async def segments(self, channel: str, low: int, high: int) -> list[Manifest]:
         return await self._run(
@@ -157,6 +162,9 @@ class ArchivedSqliteLogStore(SqliteLogStore):
         return await self.pages.read(
             channel, since_offset=since_offset, upto=upto, limit=limit, reverse=reverse, max_bytes=max_bytes
         )
+
+    async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
+        return await self.pages.ids(channel, since_offset=since_offset, upto=upto, limit=limit)
 
     async def stored_at(self, channel: str, offset: int) -> StoredAt | None:
         found = await super().stored_at(channel, offset)

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from services.persistence.adapters import sqlite_counts, sqlite_erasing, sqlite_page
 from services.persistence.adapters.sqlite_database import Transaction
-from services.persistence.archive.ports import ArchivedRow, InSegment, Limits, Manifest, Part, Stretch
+from services.persistence.archive.ports import ArchivedRow, Ids, InSegment, Limits, Manifest, Part, Stretch
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS segments (
@@ -96,6 +96,15 @@ def stretch(
             if max_bytes <= 0:
                 break
         return Stretch(sqlite_counts.counted(connection, channel, page), goes_on)
+
+
+def ids(connection: sqlite3.Connection, channel: str, since_offset: int, upto: int, limit: int) -> Ids:
+    """Return where the ids of some publications are."""
+    with Transaction(connection, "DEFERRED"):
+        since = max(since_offset, sqlite_page.extent(connection, channel).removed)
+        high = min(upto, since + limit)
+        found = dict(sqlite_page.ids(connection, channel, since, high, limit))
+        return Ids(since + 1, high, found, segments(connection, channel, since + 1, high))
 
 
 def segments(connection: sqlite3.Connection, channel: str, low: int, high: int) -> list[Manifest]:

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 << 20
 _ROW_BYTES = 500  # about what a decoded row takes besides its publication
+_REPLACED = "an archived segment is replaced again and again"
 _ATTEMPTS = 5  # a segment that is replaced is looked up again
 
 
@@ -137,7 +138,24 @@ class Pages:
                 found += rows[max(low - first, 0) : high - first + 1]
             else:
                 return found
-        raise Unavailable("an archived segment is replaced again and again")
+        raise Unavailable(_REPLACED)
+
+    async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> list[tuple[int, bytes]]:
+        """As `LogStore.ids`.
+
+        Raises:
+            SegmentUnreadable: an id is in a segment that can't be read.
+        """
+        for _ in range(_ATTEMPTS):
+            low, high, ids, segments = await self._store.ids(channel, since_offset=since_offset, upto=upto, limit=limit)
+            for manifest in segments:
+                rows = await self._rows(manifest)
+                if rows is None:
+                    break
+                ids |= {row.offset: row.publication_id for row in rows if low <= row.offset <= high}
+            else:
+                return sorted(ids.items())
+        raise Unavailable(_REPLACED)
 
     async def _of_segment(self, found: InSegment, reverse: bool, limit: int) -> list[CountedRow] | None:
         """Return the rows of a segment in the order of a read; None: it was replaced."""

@@ -55,6 +55,18 @@ class Stretch(NamedTuple):
     goes_on: bool
 
 
+class Ids(NamedTuple):
+    """Ids of publications by offset, of those of `low` … `high` that the table has.
+
+    `segments` has the others.
+    """
+
+    low: int
+    high: int
+    found: dict[int, bytes]
+    segments: list[Manifest]
+
+
 class InSegment(NamedTuple):
     """The read goes on in a segment.
 
@@ -110,6 +122,9 @@ class SegmentStore(Protocol):
 
         The bounds are those of `LogStore.read`.
         """
+
+    async def ids(self, channel: str, *, since_offset: int, upto: int, limit: int) -> Ids:
+        """Return where the ids of some publications are, as `LogStore.ids`."""
 
     async def segments(self, channel: str, low: int, high: int) -> list[Manifest]:
         """Return the segments that have any of these offsets, lowest first."""

@@ -133,6 +133,7 @@ async def test_a_log_with_an_archive_is_as_one_without(tmp_path: Path, seed: int
                         await model.check(replica.store)
             replica.set_rate(0.0)
         for one in models:
+            await one.check_ids(chance.choice(replicas).store)
             await one.check(chance.choice(replicas).store)
             extent = await replica.store.extent(one.channel)
             assert (extent.removed, extent.top) == (one.removed, one.top), step
