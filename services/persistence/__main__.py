@@ -19,6 +19,7 @@ from services.persistence.adapters.redis.retention_turn import RedisTurn
 from services.persistence.adapters.redis.rewrites import AofRewrites
 from services.persistence.adapters.sqlite_archive import ArchivedSqliteLogStore
 from services.persistence.adapters.sqlite_store import SqliteLogStore
+from services.persistence.archive import place
 from services.persistence.archive.archiver import Archiver
 from services.persistence.archive.settings import open_objects
 from services.persistence.chat.adapters.sqlite import SqliteChatStore
@@ -197,7 +198,8 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     if config.store == "sqlite":
         log = _sqlite(config, clock)
         conversations = SqliteChatStore(log.database, log.note_erasure, has_search=config.search == "on")
-        return _Opened(log, conversations, SqliteMarkerStore(log.database), _nothing, _nothing, _SQLITE_ITEM_BYTES)
+        markers = SqliteMarkerStore(log.database)
+        return _Opened(log, conversations, markers, lambda: _check_place(log), _nothing, _SQLITE_ITEM_BYTES)
     from services.persistence.adapters.dynamodb import items as items  # boto3 takes half a second to import
     from services.persistence.adapters.dynamodb.store import DynamoDbLogStore
     from services.persistence.chat.adapters.dynamodb.markers import DynamoDbMarkerStore
@@ -232,6 +234,22 @@ def _sqlite(config: PersistenceConfig, clock: RedisClock) -> SqliteLogStore:
     if log.has_segments:
         raise ConfigError(f"PERSISTENCE_ARCHIVE must be set: a part of {config.db} is archived")
     return log
+
+
+async def _check_place(log: SqliteLogStore) -> None:
+    """Check that the archive is where it was.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if not isinstance(log, ArchivedSqliteLogStore):
+        return
+    try:
+        await place.check(log.segments, log.objects)
+    except place.WrongPlace as error:
+        raise ConfigError(str(error)) from error
+    except Unavailable as error:  # the rest of the store can be used; nothing is written there before it is checked
+        logger.warning("the archive can't be checked now", extra={"error": str(error)})
 
 
 def _archiver(

@@ -144,8 +144,9 @@ def bytes_of(folder: Path) -> bytes:
 
 
 def objects_of(folder: Path) -> Sequence[Path]:
-    """Return the files of objects."""
-    return [path for path in sorted((folder / "archive").rglob("*")) if path.is_file()]
+    """Return the files of objects, but not the one that marks the place."""
+    files = sorted((folder / "archive").rglob("*"))
+    return [path for path in files if path.is_file() and path.name != "marker"]
 
 
 def unique() -> str:

@@ -13,6 +13,7 @@ Rules.
 * The order is: write the object, read it back and compare, put the manifest unless anything was erased or removed
   meanwhile, then delete rows (`archiver.py`). So at every moment the store or a manifest has each publication. What
   has no manifest is garbage (`garbage.py`).
+* The place of the objects is marked, and is used only if the mark is there (`place.py`).
 * A read takes each stretch of offsets from where it is, in one step with the look whether it is archived (`pages.py`).
   A segment that can't be read fails the page: it is never shorter, and has no hole.
 * What is erased is replaced at once for readers, by a note in the store. Seconds later the segment is written again

@@ -153,7 +153,7 @@ class Archiver:
         part = await self._store.next_part(channel, before, self._limits)
         if part is None:
             return 0
-        manifest = await write(self._objects, await self._store.name(), channel, part.rows)
+        manifest = await write(self._objects, self._store, channel, part.rows)
         if not await self._store.put(manifest, part, await self._clocks.now()):
             with contextlib.suppress(Unavailable):  # something was erased: the next run takes what is there then
                 await self._objects.delete(manifest.object)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
+from services.persistence.archive import place
 from services.persistence.archive.pages import Segments
 from services.persistence.archive.ports import Manifest, ObjectStore, SegmentStore
 from services.persistence.archive.writing import write
@@ -55,6 +56,7 @@ class Erasing:
     async def delete_dropped(self, now: float) -> None:
         """Delete the objects that no segment has any more, if it is time."""
         while names := await self._store.dropped(now):
+            await place.check(self._store, self._objects)
             for name in names:
                 await self._objects.delete(name)
             await self._store.forget(names)
@@ -66,7 +68,7 @@ class Erasing:
             for row in await self._segments.rows(manifest)
             if row.offset >= first
         ]
-        new = await write(self._objects, await self._store.name(), manifest.channel, rows)
+        new = await write(self._objects, self._store, manifest.channel, rows)
         if await self._store.swap(manifest, new, rows[0], publications):
             self._segments.forget(manifest.object)
             return True

@@ -7,6 +7,7 @@ an object for an older one: hence the weeks.
 
 from __future__ import annotations
 
+from services.persistence.archive.place import marker_of
 from services.persistence.archive.ports import ObjectStore, SegmentStore
 
 _AT_ONCE = 200  # objects that the store is asked about
@@ -22,8 +23,10 @@ async def collect(store: SegmentStore, objects: ObjectStore, before: float) -> i
     """
     deleted = 0
     old: list[str] = []
-    async for one in objects.list(await store.name()):
-        if one.modified < before:
+    name = await store.name()
+    marker = marker_of(name)
+    async for one in objects.list(name):
+        if one.modified < before and one.name != marker:
             old.append(one.name)
         if len(old) >= _AT_ONCE:
             deleted += await _delete(store, objects, old)

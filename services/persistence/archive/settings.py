@@ -7,6 +7,7 @@ from pathlib import Path
 
 from services.persistence.archive.directory import Directory
 from services.persistence.archive.ports import ObjectStore
+from services.shared.process.config import ConfigError
 from services.shared.process.variables import read_checked_env
 
 S3 = "s3://"
@@ -16,8 +17,10 @@ def open_objects(place: str) -> ObjectStore:
     """Return the place of objects; makes no request.
 
     Raises:
-        ConfigError: it is not the address of a bucket, or a setting of S3 is wrong.
+        ConfigError: it is an address, but not that of a bucket of S3, or a setting of S3 is wrong.
     """
+    if "://" in place and not place.startswith(S3):
+        raise ConfigError("PERSISTENCE_ARCHIVE must be the path of a directory, or s3://bucket/prefix")
     if not place.startswith(S3):
         return Directory(Path(place))
     from services.persistence.archive.s3 import S3Objects, S3Settings  # boto3 takes half a second to import
