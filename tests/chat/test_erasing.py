@@ -193,20 +193,21 @@ async def test_c03_what_came_just_before_a_delete_is_erased_with_it(
             else:
                 event = {"kind": "edit", "of": message, "text": f"{SECRET} {each}"}
             await one.did("ann", event)
-        erase = two.process.log.erasures.erase
+        erase = two.process.hot.erase
 
         left: list[set[str]] = []
 
-        async def erase_and_forget(*arguments: Any, live: Live = live, erase: Any = erase, left: Any = left) -> None:
-            await erase(*arguments)
+        async def erase_and_forget(*arguments: Any, live: Live = live, erase: Any = erase, left: Any = left) -> bool:
+            is_clean: bool = await erase(*arguments)
             left.append(await where(chat) & {"rows"})
             if not in_memory:
                 live.state.messages.clear()
                 monkeypatch.setattr("services.persistence.chat.live._LOADED_KEPT", 0)
+            return is_clean
 
         with monkeypatch.context() as patched:
             patched.setattr("services.persistence.chat.conversations._PAGE_ROWS", 7)
-            patched.setattr(two.process.log.erasures, "erase", erase_and_forget)
+            patched.setattr(two.process.hot, "erase", erase_and_forget)
             await two.did("ann", {"kind": "delete", "of": message})
         monkeypatch.undo()
         assert left[0] == (set() if count < 49 else {"rows"}), "before anybody can read the delete"
@@ -468,7 +469,10 @@ async def erase_half(died: asyncio.Event, erase: Any, channel: str, publications
     raise Died
 
 
-@pytest.mark.parametrize("step", ["marked", "numbered", "stored", "before the commit", "readable", "half of it erased"])
+_STEPS = ["marked", "numbered", "stored", "erased in the store", "before the commit", "readable", "half of it erased"]
+
+
+@pytest.mark.parametrize("step", _STEPS)
 async def test_c35_what_a_dead_process_left_is_erased_by_another_and_nothing_is_pending_then(
     chat: ChatSite, step: str
 ) -> None:
@@ -493,6 +497,8 @@ async def test_c35_what_a_dead_process_left_is_erased_by_another_and_nothing_is_
             process.store.before_write = ends
         elif step == "stored":
             process.store.after_write = ends
+        elif step == "erased in the store":
+            hot.erase = ends
         elif step == "before the commit":
             hot.commit = ends
         elif step == "readable":
@@ -568,14 +574,15 @@ async def test_what_is_beyond_the_first_edits_goes_before_the_answer(
     message = await one.say("ann", SECRET)
     for text in range(4):
         await one.did("ann", {"kind": "edit", "of": message, "text": f"{SECRET} {text}"})
-    erasures: Any = one.process.log.erasures
-    erase, calls = erasures.erase, list[int]()
+    hot: Any = one.process.hot
+    erase, calls = hot.erase, list[int]()
 
-    async def counted(channel: str, publications: dict[int, bytes]) -> None:
+    async def counted(channel: str, publications: dict[int, bytes], erasures: int) -> bool:
         calls.append(len(publications))
-        await erase(channel, publications)
+        is_clean: bool = await erase(channel, publications, erasures)
+        return is_clean
 
-    erasures.erase = counted
+    hot.erase = counted
     await one.did("ann", {"kind": "delete", "of": message})
     assert calls == [3, 2]
     assert await where(chat) == set()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
+from services.persistence.domain.draining import Handover
 from services.persistence.domain.erasures import Resolver
 from services.persistence.domain.log import Request
 from services.persistence.domain.outcomes import AppendedPosition
@@ -18,7 +19,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import erasing, keys
 from services.shared.hotlog.hotlog import ERASES, Item
 from tests.support.log import append, unstamped
-from tests.support.persistence import CHANNEL, Process, Site, both
+from tests.support.persistence import CHANNEL, Process, Site, both, request
 from thalamus.common.v1 import common_pb2
 
 SECRET, GONE = "planted:b1946ac92492d234", b"gone"
@@ -50,7 +51,7 @@ async def fill(process: Process, count: int = 9, secret: int = 5) -> None:
 async def where(site: Site) -> set[str]:
     """Where the secret is still to be had."""
     await site.client.config_set("rdbcompression", "no")  # so that copies have the bytes as they are
-    found = {"store"} if SECRET in [content for _, content in await site.stored()] else set()
+    found = {"store"} if any(SECRET in content for _, content in await site.stored()) else set()
     if SECRET.encode() in (await site.client.dump(keys.log(CHANNEL)) or b""):
         found.add("redis")
     return found
@@ -137,6 +138,69 @@ def die_at(process: Process, step: str) -> None:
             await ends()
 
         hot.commit = commit_and_end
+
+
+class Nowhere:
+    """A queue that loses everything."""
+
+    async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
+        return Handover([], True)
+
+
+def fail_once(process: Process, site: Site, how: str) -> None:
+    """Let the next commit of anything fail."""
+    hot: Any = process.hot
+    commit = hot.commit
+
+    async def fails(channels: Any, incarnation: str) -> Any:
+        if not channels:
+            return await commit(channels, incarnation)
+        hot.commit = commit
+        if how == "lost":
+            await site.client.flushdb()
+            raise Unavailable("Redis is lost")
+        return [Unavailable("refused") if how == "refused" else -1 for _ in channels]
+
+    hot.commit = fails
+
+
+@both
+@pytest.mark.parametrize("queued", [False, True], ids=["stored", "queued"])
+@pytest.mark.parametrize("how", ["lost", "refused", "changed"])
+async def test_a_redis_that_fails_when_what_is_in_front_becomes_readable_gives_nothing_back(
+    site: Site, apart: bool, how: str, queued: bool
+) -> None:
+    """Of what is in front of the deletion, and of what was there before."""
+    process = process_of(site, apart=apart, sink=Nowhere() if queued else None)
+    process.incarnation = "run.1"
+    await fill(process)
+    await append(process.log, [deletion(1)])  # from here on the channel counts, and batches need one round
+    asked = request("new " + SECRET)._replace(queued=queued)
+    if queued:
+        await append(process.log, [asked])
+    batch = [*([] if queued else [asked]), deletion(5), deletion(11)]
+    fail_once(process, site, how)
+    assert {isinstance(outcome, Unavailable) for outcome in await append(process.log, batch)} == {True}
+    other = process_of(site, apart=apart)
+    other.incarnation = "run.2" if how == "lost" else "run.1"
+    await process.close()
+    await other.log.sweep(0, 10)
+    assert (await other.log.open(CHANNEL)).top == 13
+    assert await where(site) == set()
+    assert dict(await site.stored()).keys() == set(range(1, 14))
+
+
+async def test_what_is_between_two_items_that_erase_is_gone_before_the_second_one_is_readable(site: Site) -> None:
+    process = process_of(site)
+    await fill(process)
+    await append(process.log, [deletion(1)])
+    await append(process.log, [deletion(5), request(SECRET), deletion(12), deletion(7), request("x"), deletion(15)])
+    assert await where(site) == set()
+    readable, stored = await site.readable(), await site.stored()
+    assert readable == stored[-len(readable) :]
+    contents = [content for _, content in await site.stored()]
+    gone = unstamped(GONE).decode()
+    assert [offset for offset, content in enumerate(contents, 1) if content == gone] == [1, 5, 7, 12, 15]
 
 
 @both

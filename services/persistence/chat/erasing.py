@@ -129,8 +129,14 @@ class Eraser:
         by, about = await self._first.of(known, message.get(of), of, row.offset)
         # What was not known first: of the rest it is known where it stands.
         found = message | await read_publications(self._stored, row.channel, (*about, *known.about)[:_MOST_BEFORE])
-        made = {offset: tombstone(one, offset=offset, of=of, by=by, again=False) for offset, one in found.items()}
-        return {offset: one for offset, one in made.items() if one is not None}
+        erased: dict[int, bytes] = {}
+        for offset, one in found.items():
+            made = tombstone(one, offset=offset, of=of, by=by, again=False)
+            if made is not None:
+                erased[offset] = made
+            elif isinstance(parsed_row(offset, one)[0], events.Erased):
+                erased[offset] = one  # of a process that failed behind the store: Redis may have the former one
+        return erased
 
     async def after(self, live: Live, folded: Iterable[Folded], marks: Sequence[Mark] = ()) -> None:
         """Erase what events that were folded erase, before their answers."""

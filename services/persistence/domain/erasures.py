@@ -7,10 +7,10 @@ Rules.
 
 * Offset, id, key, flags and counts of a publication stay. There is never a hole, and a repeated write of the former
   publication is a success that brings nothing back.
-* Only readable publications are erased. The store is first: Redis is filled from the store, never the other way round,
-  except for publications that are not readable yet.
-* What is in front of an item with the flag `ERASES` becomes readable before that erases (`in_front`). So it is erased
-  in Redis, too, also what was readable before it was stored (durability `queued`).
+* The store is first: Redis is filled from the store, never the other way round, except for publications that are not
+  readable yet. So if Redis is lost at any step, nobody is brought an item with the flag `ERASES` and what it erases.
+* Redis erases readable publications only. So what is in front of such an item becomes readable after the store has
+  erased, and before Redis does (`steps`), also what was readable before it was stored (durability `queued`).
 * An item with the flag `ERASES` becomes readable after that was done which the resolver says, whatever process makes
   it readable. So whoever reads the item can't read what it erases, also if the process that numbered it has died.
 * A Redis that lost an erasure in a crash is known by the number of erasures, which the store counts too, and drops its
@@ -18,8 +18,9 @@ Rules.
 * Where very much is not stored yet, bytes may be left in Redis' memory though nobody can read them; `clean` repeats
   that.
 
-Example. 5 is a message, and 9, which erases 5, is numbered. Once the store has 9, row 5 is replaced, then entry 5. Then
-9 becomes readable. If the process dies before, the sweep of another one asks the resolver what 9 erases, and goes on.
+Example. 5 is a message, and 9, which erases 5, is numbered. Once the store has 9, row 5 is replaced, 6 to 8 become
+readable if they are not, and entry 5 is replaced. Then 9 becomes readable. If the process dies before, the sweep of
+another one asks the resolver what 9 erases, and goes on.
 
 Trade-offs. Between the write of the item and its commit there are two more steps, for such items only. It is not a
 part of commit.lua: that would make every channel's commit know of replacements, and the store is to be first anyway.
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from services.persistence.domain.ports import HotLog, LogStore, Row, Written
 from services.persistence.metrics import ERASED
@@ -42,20 +44,25 @@ logger = logging.getLogger(__name__)
 Resolver = Callable[[Row], Awaitable[Mapping[int, bytes]]]
 
 
-def in_front(rows: Iterable[Row]) -> dict[str, int]:
-    """Return up to which offset rows stand in front of the first one that erases.
+class Step(NamedTuple):
+    """Up to where rows become readable, and what is erased in Redis then, by offset."""
 
-    By channel, where there is such a row and anything in front of it. Rows of a channel are ascending.
+    upto: int
+    publications: dict[int, bytes]
+
+
+def steps(found: Iterable[tuple[int, Mapping[int, bytes]]]) -> list[Step]:
+    """Return the steps by which Redis erases what rows of a channel erase.
+
+    `found`: the offset of each row that erases, ascending, and what it erases. No such row becomes readable before what
+    it erases is replaced.
     """
-    firsts: dict[str, int] = {}
-    found: dict[str, int] = {}
-    for row in rows:
-        first = firsts.setdefault(row.channel, row.offset)
-        if row.flags & ERASES and row.offset > first and row.channel not in found:
-            found[row.channel] = row.offset - 1
-        elif row.flags & ERASES:
-            found.setdefault(row.channel, 0)
-    return {channel: upto for channel, upto in found.items() if upto}
+    made: list[Step] = []
+    for offset, publications in found:
+        if not made or max(publications, default=0) > made[-1].upto:
+            made.append(Step(offset - 1, {}))
+        made[-1].publications.update(publications)
+    return made
 
 
 class Erasures:
@@ -72,12 +79,8 @@ class Erasures:
 
     async def erase(self, channel: str, publications: Mapping[int, bytes]) -> None:
         """Put other publications in the place of readable ones, by offset."""
-        if not publications:
-            return
-        number = await self._store.erase(channel, publications)
-        if not await self._hot.erase(channel, publications, number):
-            self._unclean[channel] = number
-        ERASED.inc(len(publications))
+        if publications:
+            await self._erase_in_redis(channel, publications, await self._store.erase(channel, publications))
 
     async def before_commit(
         self,
@@ -91,36 +94,34 @@ class Erasures:
         `epochs`: by channel. `incarnation`: in which they were numbered. Returns the channels of which nothing more may
         be made readable, with the reason.
         """
-        taken = {channel for channel, one in written.items() if isinstance(one, Written) and not one.conflict}
-        await self._show_in_front([row for row in rows if row.channel in taken], epochs, incarnation)
-        erased: dict[str, dict[int, bytes]] = {}
-        failed: dict[str, Unavailable] = {}
+        taken: dict[str, list[Row]] = {}
         for row in rows:
-            if not row.flags & ERASES:
-                continue
-            if row.channel not in taken:
-                continue
+            result = written[row.channel]
+            if isinstance(result, Written) and not result.conflict:
+                taken.setdefault(row.channel, []).append(row)
+        failed: dict[str, Unavailable] = {}
+        for channel, some in taken.items():
             try:
-                found = await self._resolved(row)
-            except Unavailable as error:
-                failed[row.channel] = error
-                continue
-            erased.setdefault(row.channel, {}).update(found)
-        for channel, publications in erased.items():
-            try:
-                await self.erase(channel, publications)
+                await self.before_readable(channel, epochs[channel], some, incarnation)
             except Unavailable as error:
                 failed[channel] = error
         return failed
 
     async def before_readable(self, channel: str, epoch: str, rows: Sequence[Row], incarnation: str) -> None:
-        """Erase what stored rows of other processes erase, before they are made readable."""
-        await self._show_in_front(rows, {channel: epoch}, incarnation)
-        publications: dict[int, bytes] = {}
-        for row in rows:
-            if row.flags & ERASES:
-                publications |= await self._resolved(row)
-        await self.erase(channel, publications)
+        """Erase what stored rows of a channel erase, before they are made readable.
+
+        Raises:
+            Unavailable: nothing more may be made readable now.
+        """
+        found = [(row.offset, await self._resolved(row)) for row in rows if row.flags & ERASES]
+        publications = {offset: one for _, some in found for offset, one in some.items()}
+        if not publications:
+            return
+        number = await self._store.erase(channel, publications)
+        for upto, some in steps(found):
+            if upto >= rows[0].offset:
+                await self._show(channel, epoch, upto, incarnation)
+            await self._erase_in_redis(channel, some, number)
 
     async def clean(self) -> None:
         """Delete the bytes that are left in Redis."""
@@ -128,14 +129,19 @@ class Erasures:
             if await self._hot.erase(channel, {}, number) and self._unclean.get(channel) == number:
                 del self._unclean[channel]
 
-    async def _show_in_front(self, rows: Iterable[Row], epochs: Mapping[str, str], incarnation: str) -> None:
-        """Make readable what is in front of rows that erase.
+    async def _erase_in_redis(self, channel: str, publications: Mapping[int, bytes], number: int) -> None:
+        """Erase what the store has erased; `number` is what it returned then."""
+        if not await self._hot.erase(channel, publications, number):
+            self._unclean[channel] = number
+        ERASED.inc(len(publications))
 
-        If it fails, so does the commit of the rows.
-        """
-        commits = [(channel, epochs[channel], upto, self._size_of(channel)) for channel, upto in in_front(rows).items()]
-        if commits:
-            await self._hot.commit(commits, incarnation)
+    async def _show(self, channel: str, epoch: str, upto: int, incarnation: str) -> None:
+        """Make stored rows readable that stand in front of one that erases."""
+        (readable,) = await self._hot.commit([(channel, epoch, upto, self._size_of(channel))], incarnation)
+        if isinstance(readable, Exception):
+            raise Unavailable(str(readable))
+        if readable < upto:
+            raise Unavailable("the channel changed meanwhile")
 
     async def _resolved(self, row: Row) -> Mapping[int, bytes]:
         if self.resolve is None:
