@@ -96,8 +96,8 @@ class SqliteSegmentStore:
         finally:
             self._on_erased()
 
-    async def erased(self) -> list[tuple[Manifest, dict[int, bytes]]]:
-        return await self._run("archive", "erased", sqlite_segments.erased)
+    async def erased(self, after: tuple[str, int]) -> list[tuple[Manifest, dict[int, bytes]]]:
+        return await self._run("archive", "erased", lambda connection: sqlite_segments.erased(connection, after))
 
     async def erased_since(self) -> float | None:
         return await self._run("archive", "erased", sqlite_segments.erased_since)
@@ -108,8 +108,8 @@ class SqliteSegmentStore:
         )
         return await self._run("write", "restore_segment", restore)
 
-    async def dropped(self, now: float) -> list[str]:
-        return await self._run("archive", "dropped", lambda connection: sqlite_segments.dropped(connection, now))
+    async def dropped(self, now: float, after: str) -> list[str]:
+        return await self._run("archive", "dropped", lambda connection: sqlite_segments.dropped(connection, now, after))
 
     async def forget(self, objects: Sequence[str]) -> None:
         await self._run("write", "dropped", lambda connection: sqlite_segments.forget(connection, objects))

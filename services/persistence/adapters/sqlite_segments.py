@@ -194,16 +194,16 @@ def note_erased(connection: sqlite3.Connection, channel: str, publications: Mapp
         )
 
 
-def erased(connection: sqlite3.Connection) -> list[tuple[Manifest, dict[int, bytes]]]:
-    """Return some segments with publications that others are to take the place of."""
+def erased(connection: sqlite3.Connection, after: tuple[str, int]) -> list[tuple[Manifest, dict[int, bytes]]]:
+    """Return some segments, behind one, of which something was erased."""
     query = (
-        f"SELECT {_MANIFEST} FROM segments WHERE EXISTS (SELECT 1 FROM segment_erasures AS e"
-        " WHERE e.channel = segments.channel AND e.offset BETWEEN first AND last) LIMIT ?"
+        f"SELECT {_MANIFEST} FROM segments WHERE (channel, first) > (?, ?) AND EXISTS (SELECT 1 FROM segment_erasures"
+        " AS e WHERE e.channel = segments.channel AND e.offset BETWEEN first AND last) ORDER BY channel, first LIMIT ?"
     )
     with Transaction(connection, "DEFERRED"):
         if connection.execute("SELECT 1 FROM segment_erasures LIMIT 1").fetchone() is None:
             return []
-        found = [Manifest(*one) for one in connection.execute(query, (_AT_ONCE,))]
+        found = [Manifest(*one) for one in connection.execute(query, (*after, _AT_ONCE))]
         return [(one, _erased(connection, one.channel, one.first, one.last)) for one in found]
 
 
@@ -278,10 +278,10 @@ def restore(
     return True
 
 
-def dropped(connection: sqlite3.Connection, now: float) -> list[str]:
-    """Return some objects that are to be deleted."""
-    query = "SELECT object FROM dropped_objects WHERE since <= ? LIMIT ?"
-    return [name for (name,) in connection.execute(query, (now, _AT_ONCE))]
+def dropped(connection: sqlite3.Connection, now: float, after: str) -> list[str]:
+    """Return some objects, behind one, that are to be deleted."""
+    query = "SELECT object FROM dropped_objects WHERE since <= ? AND object > ? ORDER BY object LIMIT ?"
+    return [name for (name,) in connection.execute(query, (now, after, _AT_ONCE))]
 
 
 def forget(connection: sqlite3.Connection, objects: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import contextlib
 from collections.abc import Mapping
 
 from services.persistence.archive import place
+from services.persistence.archive.failures import Failed
 from services.persistence.archive.pages import Segments
 from services.persistence.archive.ports import Manifest, ObjectStore, SegmentStore
 from services.persistence.archive.writing import write
@@ -30,16 +31,19 @@ class Erasing:
         """Write segments again that have something erased, and delete dropped objects.
 
         Returns how many segments were written.
+
+        Raises:
+            Unavailable: not all was done. One that can't be read does not keep the others.
         """
-        done, failed = 0, list[Unavailable]()
-        for manifest, publications in await self._store.erased():
-            try:
-                done += await self._replace(manifest, manifest.first, publications)
-            except Unavailable as error:  # one that can't be read must not keep the others
-                failed.append(error)
-        await self.delete_dropped(now)
-        if failed:
-            raise failed[0]
+        done, failed, after = 0, Failed(), ("", 0)
+        while found := await self._store.erased(after):
+            for manifest, publications in found:
+                with failed.noted():
+                    done += await self._replace(manifest, manifest.first, publications)
+            after = found[-1][0].channel, found[-1][0].first
+        with failed.noted():
+            await self.delete_dropped(now)
+        failed.end()
         return done
 
     async def trim(self, channel: str, upto: int) -> None:
@@ -54,12 +58,20 @@ class Erasing:
                 raise Unavailable("a segment was replaced meanwhile")
 
     async def delete_dropped(self, now: float) -> None:
-        """Delete the objects that no segment has any more, if it is time."""
-        while names := await self._store.dropped(now):
+        """Delete the objects that no segment has any more, if it is time.
+
+        Raises:
+            Unavailable: not all was done. One that can't be deleted does not keep the others.
+        """
+        failed, after = Failed(), ""
+        while names := await self._store.dropped(now, after):
             await place.check(self._store, self._objects)
             for name in names:
-                await self._objects.delete(name)
-            await self._store.forget(names)
+                with failed.noted():
+                    await self._objects.delete(name)
+                    await self._store.forget([name])
+            after = names[-1]
+        failed.end()
 
     async def _replace(self, manifest: Manifest, first: int, publications: Mapping[int, bytes]) -> bool:
         """Write a segment again, from an offset on and with other publications."""

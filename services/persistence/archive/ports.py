@@ -168,8 +168,11 @@ class SegmentStore(Protocol):
             applied: What it has of what was erased.
         """
 
-    async def erased(self) -> list[tuple[Manifest, dict[int, bytes]]]:
-        """Return some segments with what is to take the place of publications in them."""
+    async def erased(self, after: tuple[str, int]) -> list[tuple[Manifest, dict[int, bytes]]]:
+        """Return some segments with what is to take the place of publications in them.
+
+        By channel and first offset, behind one.
+        """
 
     async def erased_since(self) -> float | None:
         """Return the Unix time since which such segments wait; None: there are none."""
@@ -181,8 +184,11 @@ class SegmentStore(Protocol):
         time, or at once if anything in it is erased.
         """
 
-    async def dropped(self, now: float) -> list[str]:
-        """Return some objects that no segment has any more and that are to be deleted."""
+    async def dropped(self, now: float, after: str) -> list[str]:
+        """Return some objects that no segment has any more and that are to be deleted.
+
+        By name, behind one.
+        """
 
     async def forget(self, objects: Sequence[str]) -> None:
         """Forget dropped objects, which are deleted."""

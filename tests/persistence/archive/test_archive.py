@@ -382,5 +382,5 @@ async def test_of_two_that_write_a_segment_again_one_changes_nothing(
     assert not await store.segments.restore(old, rows, clock.now)
     assert not await store.segments.clear(old)
     assert await store.segments.erased_since() is not None
-    assert await store.segments.dropped(clock.now) == []
+    assert await store.segments.dropped(clock.now, "") == []
     await model.check_all(store)

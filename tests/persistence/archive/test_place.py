@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.persistence.__main__ import _check_place
 from services.persistence.adapters.sqlite_archive import ArchivedSqliteLogStore
 from services.persistence.archive import place
 from services.persistence.archive.directory import Directory
@@ -78,7 +79,7 @@ async def test_what_is_to_be_deleted_is_not_forgotten_in_another_place(
     store.erasing._objects = Directory(tmp_path / "another")  # noqa: SLF001
     with pytest.raises(place.WrongPlace):
         await store.erasing.delete_dropped(clock.now)
-    assert await store.segments.dropped(clock.now) == [manifest.object]
+    assert await store.segments.dropped(clock.now, "") == [manifest.object]
     store.erasing._objects = store.objects  # noqa: SLF001
     await store.erasing.delete_dropped(clock.now)
     assert not (tmp_path / "archive" / manifest.object).exists()
@@ -88,3 +89,12 @@ async def test_the_mark_of_the_place_is_no_garbage(store: ArchivedSqliteLogStore
     clock.now += 10_000 * DAY  # files of this test have the time of this host
     assert await archiver_of(store, clock).archive()
     assert await place.check(store.segments, store.objects)
+
+
+async def test_a_process_does_not_start_with_another_place(store: ArchivedSqliteLogStore, tmp_path: Path) -> None:
+    await _check_place(store)
+    (tmp_path / "archive").rename(tmp_path / "away")
+    with pytest.raises(ConfigError, match="PERSISTENCE_ARCHIVE"):
+        await _check_place(store)
+    (tmp_path / "archive").write_bytes(b"")  # it can't be used now: the process starts, and checks again later
+    await _check_place(store)
