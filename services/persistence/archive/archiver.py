@@ -1,8 +1,8 @@
 """Archives what is old, one replica at a time.
 
 About once an hour one replica looks at the channels of all namespaces with `archive_after_days`, lowest offsets first.
-A channel that can't be archived is counted and left for the next time. Every 10 s each replica takes out of segments
-what was erased.
+A channel that can't be archived is counted and left for the next time. After some of them in a row the run ends. Every
+10 s each replica takes out of segments what was erased.
 
 Where a process may die: before the manifest is put, the object is garbage (`garbage.py`). After it, rows are left that
 nobody reads; the next run deletes them. See docs/decisions/0065.
@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol
 
 from services.persistence.archive.erasing import Erasing
+from services.persistence.archive.failures import Failed
 from services.persistence.archive.garbage import collect
 from services.persistence.archive.metrics import FAILURES, ON, ROWS, RUN_AT, SEGMENTS
 from services.persistence.archive.ports import Limits, ObjectStore, SegmentStore
@@ -107,30 +108,38 @@ class Archiver:
         now = await self._clocks.now()
         if not await self._turn.take():
             return None
-        done, cursor = Archived(), ""
+        done, failed, cursor = Archived(), Failed(), ""
         try:
             await self._clear()
-            while True:
+            while not failed.is_away:
                 channels, cursor = await self._channels(cursor)
                 for channel in channels:
-                    done = await self._look(channel, now, done)
+                    if not failed.is_away:
+                        done = await self._look(channel, now, done, failed)
                 if not cursor:
                     break
         except _TurnLost:
             return None
+        if not failed.is_away and not await self._collect(now):
+            done = done._replace(failed=done.failed + 1)
+        await self._turn.end(done, PAUSE_S)
+        if not done.failed:
+            RUN_AT.set_to_current_time()
+        if done.segments or done.failed:
+            logger.info("publications were archived", extra=done._asdict())
+        return done
+
+    async def _collect(self, now: float) -> bool:
+        """Delete objects without a manifest; return whether it could be done."""
         try:
             await collect(self._store, self._objects, now - self._keep_s)
         except Unavailable as error:
             FAILURES.labels("collect").inc()
             logger.warning("objects without a manifest can't be deleted", extra={"error": str(error)})
-            done = done._replace(failed=done.failed + 1)
-        await self._turn.end(done, PAUSE_S)
-        RUN_AT.set_to_current_time()
-        if done.segments or done.failed:
-            logger.info("publications were archived", extra=done._asdict())
-        return done
+            return False
+        return True
 
-    async def _look(self, channel: str, now: float, done: Archived) -> Archived:
+    async def _look(self, channel: str, now: float, done: Archived, failures: Failed) -> Archived:
         """Archive what is old enough of a channel; return what was done so far."""
         namespace = self._namespaces.find(channel)
         if namespace is None or not namespace.archive_after_days:
@@ -140,10 +149,12 @@ class Archiver:
         try:
             while count := await self._next(channel, before):
                 segments, rows = segments + 1, rows + count
+                failures.note_success()
                 await self._keep()
             await self._keep()
         except Unavailable as error:
             FAILURES.labels("archive").inc()
+            failures.note(error)
             failed += 1
             logger.warning("a channel can't be archived", extra={"channel": channel, "error": str(error)})
         return Archived(segments, rows, failed)

@@ -1,11 +1,13 @@
 """Objects as files of a directory, on a disk of the host or one that hosts share.
 
-A file appears under its name only when all of it is on the disk.
+A file appears under its name only when all of it is on the disk. Files and directories are for the user of the process
+alone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -16,7 +18,12 @@ from services.shared.errors import Unavailable
 
 _UNFINISHED = ".part"  # how the name of a file ends that is being written
 _LISTED_AT_ONCE = 500
+_OWN_FOLDER, _OWN_FILE = 0o700, 0o600
 T = TypeVar("T")
+
+
+class _Missing(Unavailable):
+    """There is no such file or directory."""
 
 
 class Directory:
@@ -30,7 +37,10 @@ class Directory:
         await _in_thread(lambda: self._put(self._path / name, body))
 
     async def get(self, name: str) -> bytes:
-        return await _in_thread((self._path / name).read_bytes)
+        try:
+            return await _in_thread((self._path / name).read_bytes)
+        except _Missing as error:
+            raise ObjectMissing(name) from error
 
     async def delete(self, name: str) -> None:
         await _in_thread(lambda: (self._path / name).unlink(missing_ok=True))
@@ -45,15 +55,19 @@ class Directory:
         """Do nothing: each call is finished when it returns."""
 
     def _put(self, path: Path, body: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         unfinished = path.with_name(path.name + _UNFINISHED)
-        with unfinished.open("wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        for folder in (path.parent, path.parent.parent, self._path):
-            _sync(folder)
+        try:
+            with open(unfinished, "wb", opener=_open_own) as file:
+                file.write(body)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
+        _sync(path.parent)
 
     def _files(self, prefix: str) -> Iterator[StoredObject]:
         for folder, _, names in os.walk(self._path / prefix):
@@ -64,6 +78,19 @@ class Directory:
                 except FileNotFoundError:  # deleted meanwhile
                     continue
                 yield StoredObject(path.relative_to(self._path).as_posix(), modified)
+
+
+def _make(folder: Path) -> None:
+    """Make a directory for nobody else, and those above it that are missing."""
+    if folder.is_dir():
+        return
+    _make(folder.parent)
+    folder.mkdir(_OWN_FOLDER, exist_ok=True)
+    _sync(folder.parent)
+
+
+def _open_own(path: str, flags: int) -> int:
+    return os.open(path, flags, _OWN_FILE)
 
 
 def _sync(folder: Path) -> None:
@@ -78,6 +105,6 @@ async def _in_thread(work: Callable[[], T]) -> T:
     try:
         return await asyncio.to_thread(work)
     except FileNotFoundError as error:
-        raise ObjectMissing(str(error.filename)) from error
+        raise _Missing(f"the archive can't be used: {error.strerror}") from error
     except OSError as error:
         raise Unavailable(f"the archive can't be used: {error.strerror}") from error

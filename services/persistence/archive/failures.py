@@ -29,12 +29,25 @@ class Failed:
         try:
             yield
         except Unavailable as error:
-            self._first = self._first or error
-            self._in_a_row += not isinstance(error, SegmentUnreadable)
-            if self._in_a_row >= _IN_A_ROW:
+            self.note(error)
+            if self.is_away:
                 raise
         else:
-            self._in_a_row = 0
+            self.note_success()
+
+    def note(self, error: Unavailable) -> None:
+        """Note a failure."""
+        self._first = self._first or error
+        self._in_a_row += not isinstance(error, SegmentUnreadable)
+
+    def note_success(self) -> None:
+        """Note that an object was written, read or deleted."""
+        self._in_a_row = 0
+
+    @property
+    def is_away(self) -> bool:
+        """Whether so much failed in a row that trying others is of no use now."""
+        return self._in_a_row >= _IN_A_ROW
 
     def end(self) -> None:
         """Raise the first failure, if there was any."""

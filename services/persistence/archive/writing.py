@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from services.persistence.archive import place, segment
-from services.persistence.archive.ports import (
-    ArchivedRow,
-    Manifest,
-    ObjectMissing,
-    ObjectStore,
-    SegmentStore,
-    SegmentUnreadable,
-)
+from services.persistence.archive.ports import ArchivedRow, Manifest, ObjectMissing, ObjectStore, SegmentStore
+from services.shared.errors import Unavailable
 
 
 async def write(objects: ObjectStore, store: SegmentStore, channel: str, rows: Sequence[ArchivedRow]) -> Manifest:
@@ -28,9 +23,11 @@ async def write(objects: ObjectStore, store: SegmentStore, channel: str, rows: S
     manifest, body = await asyncio.to_thread(segment.encode, channel, rows, name)
     await objects.put(manifest.object, body)
     try:
-        again = await asyncio.to_thread(segment.decode, manifest, await objects.get(manifest.object))
-    except ObjectMissing as error:
-        raise SegmentUnreadable("an object that was just written is missing") from error
-    if again != list(rows):
-        raise SegmentUnreadable("an object that was just written has other publications")
+        again = await asyncio.to_thread(segment.decode, manifest, await objects.get(name))
+        if again != list(rows):
+            raise Unavailable("it has other publications")
+    except (Unavailable, ObjectMissing) as error:
+        with contextlib.suppress(Unavailable):  # it is garbage otherwise
+            await objects.delete(name)
+        raise Unavailable(f"an object that was just written can't be read back: {error}") from error
     return manifest
