@@ -362,10 +362,10 @@ async def test_nobody_else_waits_for_a_purge(chat: ChatSite) -> None:
     log: Any = one.process.log
     erase = log.erase
 
-    async def slowly(channel: str, publications: dict[int, bytes]) -> None:
+    async def slowly(channel: str, publications: dict[int, bytes], epoch: str) -> None:
         if purged in publications:
             await go.wait()
-        await erase(channel, publications)
+        await erase(channel, publications, epoch)
 
     log.erase = slowly
     told: list[str] = []
@@ -463,8 +463,8 @@ class Died(Exception):
     """The process ended here."""
 
 
-async def erase_half(died: asyncio.Event, erase: Any, channel: str, publications: dict[int, bytes]) -> None:
-    await erase(channel, dict(list(publications.items())[:1]))
+async def erase_half(died: asyncio.Event, erase: Any, channel: str, publications: dict[int, bytes], epoch: str) -> None:
+    await erase(channel, dict(list(publications.items())[:1]), epoch)
     died.set()
     raise Died
 
@@ -598,9 +598,9 @@ async def test_an_edit_empties_only_what_the_one_before_it_did_not(chat: ChatSit
     log: Any = one.process.log
     erase, erased_at = log.erase, list[list[int]]()
 
-    async def counted(channel: str, publications: dict[int, bytes]) -> None:
+    async def counted(channel: str, publications: dict[int, bytes], epoch: str) -> None:
         erased_at.append(list(publications))
-        await erase(channel, publications)
+        await erase(channel, publications, epoch)
 
     log.erase = counted
     first = await one.did("ann", {"kind": "edit", "of": message, "text": "a"})

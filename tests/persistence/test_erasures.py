@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from services.persistence.domain.draining import Handover
 from services.persistence.domain.erasures import Resolver
 from services.persistence.domain.log import Request
 from services.persistence.domain.outcomes import AppendedPosition
@@ -19,7 +18,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog import erasing, keys
 from services.shared.hotlog.hotlog import ERASES, Item
 from tests.support.log import append, unstamped
-from tests.support.persistence import CHANNEL, Process, Site, both, request
+from tests.support.persistence import CHANNEL, Nowhere, Process, Site, both, request
 from thalamus.common.v1 import common_pb2
 
 SECRET, GONE = "planted:b1946ac92492d234", b"gone"
@@ -140,13 +139,6 @@ def die_at(process: Process, step: str) -> None:
         hot.commit = commit_and_end
 
 
-class Nowhere:
-    """A queue that loses everything."""
-
-    async def hand_over(self, channel: str, epoch: str, rows: Sequence[Row]) -> Handover:
-        return Handover([], True)
-
-
 def fail_once(process: Process, site: Site, how: str) -> None:
     """Let the next commit of anything fail."""
     hot: Any = process.hot
@@ -164,14 +156,13 @@ def fail_once(process: Process, site: Site, how: str) -> None:
     hot.commit = fails
 
 
-@both
 @pytest.mark.parametrize("queued", [False, True], ids=["stored", "queued"])
 @pytest.mark.parametrize("how", ["lost", "refused", "changed"])
 async def test_a_redis_that_fails_when_what_is_in_front_becomes_readable_gives_nothing_back(
-    site: Site, apart: bool, how: str, queued: bool
+    site: Site, how: str, queued: bool
 ) -> None:
     """Of what is in front of the deletion, and of what was there before."""
-    process = process_of(site, apart=apart, sink=Nowhere() if queued else None)
+    process = process_of(site, sink=Nowhere() if queued else None)
     process.incarnation = "run.1"
     await fill(process)
     await append(process.log, [deletion(1)])  # from here on the channel counts, and batches need one round
@@ -181,7 +172,7 @@ async def test_a_redis_that_fails_when_what_is_in_front_becomes_readable_gives_n
     batch = [*([] if queued else [asked]), deletion(5), deletion(11)]
     fail_once(process, site, how)
     assert {isinstance(outcome, Unavailable) for outcome in await append(process.log, batch)} == {True}
-    other = process_of(site, apart=apart)
+    other = process_of(site)
     other.incarnation = "run.2" if how == "lost" else "run.1"
     await process.close()
     await other.log.sweep(0, 10)

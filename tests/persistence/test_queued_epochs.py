@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from services.shared.errors import Unavailable
 from services.shared.hotlog.hotlog import COUNTS
 from tests.persistence.test_queued import begun, drained, history, publish, publish_and_die, queued
 from tests.support.log import append
-from tests.support.persistence import CHANNEL, Process, Site, both, request
+from tests.support.persistence import CHANNEL, Nowhere, Process, Site, both, request
 from tests.support.waiting import until
 
 
@@ -51,6 +52,42 @@ async def test_a_late_write_takes_no_place_of_the_epoch_behind_it(site: Site, ap
     await until(lambda: all_is_stored(process))
     assert await contents(site) == ["acknowledged"]
     assert (await process.log.open(CHANNEL)).epoch == after.epoch
+
+
+@both
+async def test_what_was_lost_while_it_was_to_be_stored_is_not_said_to_be_stored(site: Site, apart: bool) -> None:
+    process = begun(site.process(apart=apart, sink=Nowhere()))
+    hot: Any = process.hot
+    unstored, generations = hot.unstored, count(2)
+
+    async def lost(*arguments: Any, **options: Any) -> Any:
+        if not options:  # not the drainer
+            hot.unstored = unstored
+            await site.client.flushdb()
+            begun(process, next(generations))
+        return await unstored(*arguments, **options)
+
+    for act in (process.log.have_stored, process.log.remove_history):
+        await publish(process, "lost")
+        hot.unstored = lost
+        with pytest.raises(Unavailable, match="epoch"):
+            await act(CHANNEL)
+
+
+@both
+async def test_what_names_a_publication_of_an_epoch_that_is_over_erases_nothing(site: Site, apart: bool) -> None:
+    process = begun(site.process(apart=apart, sink=Nowhere()))
+    lost = await publish(process, "lost")
+    await site.client.flushdb()
+    begun(process, 2)
+    other = await publish(process, "of somebody else")
+    assert other.offset == lost.offset
+    with pytest.raises(Unavailable, match="epoch"):
+        await process.log.erase(CHANNEL, {lost.offset: b"gone"}, lost.epoch)
+    await process.log.have_stored(CHANNEL)
+    assert await contents(site) == ["of somebody else"]
+    await process.log.erase(CHANNEL, {other.offset: b"gone" + bytes(7)}, other.epoch)
+    assert await contents(site) == ["gone"]
 
 
 @both

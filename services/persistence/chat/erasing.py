@@ -140,6 +140,7 @@ class Eraser:
 
     async def after(self, live: Live, folded: Iterable[Folded], marks: Sequence[Mark] = ()) -> None:
         """Erase what events that were folded erase, before their answers."""
+        epoch = live.epoch  # offsets are of this one
         deletes: set[int] = set()
         purges: list[tuple[events.Purge, int]] = []
         for event, offset, void in folded:
@@ -149,9 +150,9 @@ class Eraser:
                 case events.Edit() if void is None and live.state.settings.versions == "erase":
                     await self._empty_versions(live, event.of)
                 case events.Edit() if void is Why.DELETED:
-                    await self._erase_late_edit(live, event.of, offset)
+                    await self._erase_late_edit(live, epoch, event.of, offset)
                 case events.Edit() | events.Message() if void is not None:
-                    await self._erase_void(live, {offset: void})
+                    await self._erase_void(live, epoch, {offset: void})
                 case events.Purge() if void is None:
                     purges.append((event, offset))
                 case events.Lifecycle(op="delete") if void is None:
@@ -168,12 +169,13 @@ class Eraser:
 
     async def erase_void(self, live: Live) -> None:
         """Erase messages and edits that are void, as far as it is known which are."""
-        late = [offset for offset, why in live.void.items() if why is Why.DELETED]
+        epoch, void = live.epoch, dict(live.void)
+        late = [offset for offset, why in void.items() if why is Why.DELETED]
         for offset, publication in (await read_publications(self._rows, live.channel, late)).items():
             event, _ = parsed_row(offset, publication)
             if isinstance(event, events.Edit):
-                await self._erase_late_edit(live, event.of, offset)
-        await self._erase_void(live, dict(live.void))
+                await self._erase_late_edit(live, epoch, event.of, offset)
+        await self._erase_void(live, epoch, void)
 
     async def again(self, channel: str, offsets: Collection[int]) -> None:
         """Erase those of these messages that are deleted, if they are there again.
@@ -268,14 +270,14 @@ class Eraser:
         for of, message in found.items():
             if isinstance(message, Deleted):
                 places |= dict.fromkeys((of, *message.about), (of, message.by))
-        await self._erase_places(live.channel, places)
+        await self._erase_places(live.channel, live.epoch, places)
 
     async def _empty_versions(self, live: Live, of: int) -> None:
         """Empty the versions of a message before its present one.
 
         The newest are looked at first, up to those that earlier edits have emptied.
         """
-        message = (await self._conversations.messages(live, [of])).get(of)
+        message, epoch = (await self._conversations.messages(live, [of])).get(of), live.epoch
         if not isinstance(message, Message):
             return
         rev, found = message.rev, dict[int, bytes]()
@@ -287,20 +289,20 @@ class Eraser:
             if not any(made.values()):
                 break
             found |= {offset: row for offset, row in made.items() if row is not None}
-        await self._replace(live.channel, found)
+        await self._replace(live.channel, epoch, found)
 
-    async def _erase_void(self, live: Live, void: Mapping[int, Why]) -> None:
+    async def _erase_void(self, live: Live, epoch: str, void: Mapping[int, Why]) -> None:
         rows = await read_publications(self._rows, live.channel, void)
         made = {offset: void_tombstone(row, offset=offset, why=void[offset]) for offset, row in rows.items()}
-        await self._log.erase(live.channel, {offset: row for offset, row in made.items() if row is not None})
+        await self._log.erase(live.channel, {offset: row for offset, row in made.items() if row is not None}, epoch)
 
-    async def _erase_late_edit(self, live: Live, of: int, offset: int) -> None:
+    async def _erase_late_edit(self, live: Live, epoch: str, of: int, offset: int) -> None:
         found = await self._conversations.messages(live, [of])
         message = found.get(of)
         if isinstance(message, Deleted):
-            await self._erase_places(live.channel, {offset: (of, message.by)})
+            await self._erase_places(live.channel, epoch, {offset: (of, message.by)})
 
-    async def _erase_places(self, channel: str, places: Mapping[int, tuple[int, int]]) -> None:
+    async def _erase_places(self, channel: str, epoch: str, places: Mapping[int, tuple[int, int]]) -> None:
         messages = {offset for offset, (of, _) in places.items() if offset == of}
         # Messages last: whoever goes on finds the rest by them.
         offsets = [*sorted(places.keys() - messages), *sorted(messages)]
@@ -309,13 +311,14 @@ class Eraser:
             made = await self._tombstones(channel, some)
             for part in (made.keys() - messages, made.keys() & messages):
                 if part:
-                    await self._log.erase(channel, {offset: made[offset] for offset in part})
+                    await self._log.erase(channel, {offset: made[offset] for offset in part}, epoch)
 
-    async def _replace(self, channel: str, publications: Mapping[int, bytes]) -> None:
+    async def _replace(self, channel: str, epoch: str, publications: Mapping[int, bytes]) -> None:
         """Erase the oldest first: who finds one erased takes those before it to be, too."""
         offsets = sorted(publications)
         for start in range(0, len(offsets), _ERASED_AT_ONCE):
-            await self._log.erase(channel, {one: publications[one] for one in offsets[start : start + _ERASED_AT_ONCE]})
+            some = {one: publications[one] for one in offsets[start : start + _ERASED_AT_ONCE]}
+            await self._log.erase(channel, some, epoch)
 
     async def _purge(self, live: Live, purges: Sequence[tuple[events.Purge, int]], marks: Sequence[Mark]) -> None:
         """Erase all messages of users, and remove the marks then."""

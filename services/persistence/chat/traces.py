@@ -171,6 +171,7 @@ class Traces:
 
         They keep no more of their author than the id. Messages and their edits stay as they are: a purge takes them.
         """
+        epoch = live.epoch
         rows = await self._rows.read(
             live.channel,
             since_offset=since,
@@ -195,6 +196,6 @@ class Traces:
         offsets = sorted(stripped)
         for start in range(0, len(offsets), _ERASED_AT_ONCE):
             some = offsets[start : start + _ERASED_AT_ONCE]
-            await self._log.erase(live.channel, {offset: stripped[offset] for offset in some})
+            await self._log.erase(live.channel, {offset: stripped[offset] for offset in some}, epoch)
         await self._eraser.again(live.channel, about)
         return Looked(wrote, rows[-1][0] if rows else None)

@@ -207,24 +207,34 @@ class Log:
         await self._store.begin_removal(channel, top)
         await self._hot.trim(channel, top)
 
-    async def erase(self, channel: str, publications: Mapping[int, bytes]) -> None:
+    async def erase(self, channel: str, publications: Mapping[int, bytes], epoch: str = "") -> None:
         """Put other publications in the place of readable ones, by offset.
 
         See `erasures.py`. They have the same ids and flags. Afterwards nobody reads the former ones. Repeating is safe.
+        `epoch`: that of the offsets, as in `have_stored`.
         """
         if publications:
-            await self.have_stored(channel, max(publications))
+            await self.have_stored(channel, max(publications), epoch)
             await self.erasures.erase(channel, publications)
 
-    async def have_stored(self, channel: str, upto: int | None = None) -> ChannelState:
+    async def have_stored(self, channel: str, upto: int | None = None, epoch: str = "") -> ChannelState:
         """Have the store take what is readable up to an offset, if it lacks any of it.
 
-        `upto` None: all. Returns epoch and readable top of before.
+        `upto` None: all. `epoch`: that of the offset; "": the present one. Returns epoch and readable top of before.
+
+        Raises:
+            Unavailable: it can't be stored now, or the channel has another epoch.
         """
-        state = await self.open(channel)
+        state = found = await self.open(channel)
         top = state.top if upto is None else min(upto, state.top)
-        if state.top - state.behind < top and await self._finish(channel) is None:
-            raise Unavailable("the newest publications can't be stored now")
+        if epoch in ("", state.epoch) and state.top - state.behind < top:
+            if await self._finish(channel) is None:
+                raise Unavailable("the newest publications can't be stored now")
+            found = await self.open(channel)  # Redis may have been lost meanwhile
+        if epoch not in ("", state.epoch) or found.epoch != state.epoch:
+            raise Unavailable("the log has another epoch")
+        if found.top - found.behind < top:
+            raise Unavailable("the newest publications are not stored yet")
         return state
 
     async def tidy(self) -> None:
