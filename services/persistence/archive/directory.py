@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,8 @@ from services.shared.errors import Unavailable
 
 _UNFINISHED = ".part"  # how the name of a file ends that is being written
 _LISTED_AT_ONCE = 500
+_THREADS = 4  # of their own: a disk of the network that hangs must not hold up other work of the process
+_LONGEST_S = 30.0  # longest wait for a call, seconds
 _OWN_FOLDER, _OWN_FILE = 0o700, 0o600
 T = TypeVar("T")
 
@@ -32,27 +35,44 @@ class Directory:
     def __init__(self, path: Path) -> None:
         """Create it; the directory is made with the first object."""
         self._path = path
+        self._executor = ThreadPoolExecutor(_THREADS, "archive")
 
     async def put(self, name: str, body: bytes) -> None:
-        await _in_thread(lambda: self._put(self._path / name, body))
+        await self._run(lambda: self._put(self._path / name, body))
 
     async def get(self, name: str) -> bytes:
         try:
-            return await _in_thread((self._path / name).read_bytes)
+            return await self._run((self._path / name).read_bytes)
         except _Missing as error:
             raise ObjectMissing(name) from error
 
     async def delete(self, name: str) -> None:
-        await _in_thread(lambda: (self._path / name).unlink(missing_ok=True))
+        await self._run(lambda: (self._path / name).unlink(missing_ok=True))
 
     async def list(self, prefix: str) -> AsyncIterator[StoredObject]:
         found = self._files(prefix)
-        while some := await _in_thread(lambda: [one for _, one in zip(range(_LISTED_AT_ONCE), found, strict=False)]):
+        while some := await self._run(lambda: [one for _, one in zip(range(_LISTED_AT_ONCE), found, strict=False)]):
             for one in some:
                 yield one
 
     async def close(self) -> None:
-        """Do nothing: each call is finished when it returns."""
+        self._executor.shutdown(wait=False, cancel_futures=True)  # a directory that hangs does not keep it
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        """Run something in a thread, and wait for it for a while.
+
+        Raises:
+            Unavailable: it failed, or takes too long.
+        """
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except TimeoutError as error:
+            raise Unavailable("the archive does not answer") from error
+        except FileNotFoundError as error:
+            raise _Missing(f"the archive can't be used: {error.strerror}") from error
+        except OSError as error:
+            raise Unavailable(f"the archive can't be used: {error.strerror}") from error
 
     def _put(self, path: Path, body: bytes) -> None:
         _make(path.parent)
@@ -99,12 +119,3 @@ def _sync(folder: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-async def _in_thread(work: Callable[[], T]) -> T:
-    try:
-        return await asyncio.to_thread(work)
-    except FileNotFoundError as error:
-        raise _Missing(f"the archive can't be used: {error.strerror}") from error
-    except OSError as error:
-        raise Unavailable(f"the archive can't be used: {error.strerror}") from error

@@ -4,8 +4,9 @@ A page is put together from stretches: rows of the table, and rows of segments. 
 step where it is. So the archiver may move rows at any time: they are read from the table or from the segment. If
 something was removed between two stretches, the page ends there, so it has no hole.
 
-Decoded segments are kept in memory, those that were used last, by the name of their object. Another object has another
-name, and the store is always asked for the name first.
+Few segments are read and decoded at once; those that wait for too long fail. Decoded segments are kept in memory, those
+that were used last, by the name of their object. Another object has another name, and the store is always asked for the
+name first.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 CACHE_BYTES = 64 << 20
 _ROW_BYTES = 500  # about what a decoded row takes besides its publication
 _REPLACED = "an archived segment is replaced again and again"
+_AT_ONCE = 3  # segments that are read and decoded at once: each takes some 30 MB meanwhile
+_LONGEST_S = 60.0  # longest time in which a segment is read, with the wait for others, seconds
 _ATTEMPTS = 5  # a segment that is replaced is looked up again
 
 
@@ -42,6 +45,7 @@ class Segments:
     def __init__(self, objects: ObjectStore, cache_bytes: int = CACHE_BYTES) -> None:
         self._objects, self._left = objects, cache_bytes
         self._kept: OrderedDict[str, tuple[list[ArchivedRow], int]] = OrderedDict()
+        self._few = asyncio.Semaphore(_AT_ONCE)
         self._loading: dict[str, asyncio.Task[list[ArchivedRow]]] = {}
 
     async def rows(self, manifest: Manifest) -> list[ArchivedRow]:
@@ -70,10 +74,13 @@ class Segments:
     async def _load(self, manifest: Manifest) -> list[ArchivedRow]:
         LOADS.inc()
         try:
-            body = await self._objects.get(manifest.object)
+            async with asyncio.timeout(_LONGEST_S), self._few:
+                body = await self._objects.get(manifest.object)
+                return await asyncio.to_thread(segment.decode, manifest, body)
         except ObjectMissing as error:
             raise SegmentUnreadable("an archived object is missing") from error
-        return await asyncio.to_thread(segment.decode, manifest, body)
+        except TimeoutError as error:
+            raise Unavailable("too many archived segments are read at once") from error
 
     def _loaded(self, name: str, done: asyncio.Task[list[ArchivedRow]]) -> None:
         self._loading.pop(name, None)
