@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from itertools import count
 from typing import Any
@@ -168,6 +169,46 @@ async def test_of_a_conversation_only_messages_get_other_offsets(site: Site) -> 
     assert (await process.log.open(CHANNEL)).top == 3
     assert await contents(site) == ["other", "one", "two"]
     assert (await site.store.open(CHANNEL)).n == 2
+
+
+@both
+async def test_a_rescue_ends_although_another_process_publishes_all_the_time(site: Site, apart: bool) -> None:
+    busy = begun(site.process(apart=apart, sink=Nowhere()))
+    await publish(busy, "first")
+    process = begun(site.process(apart=apart), 2)
+    writes, acknowledged = count(), list[AppendedPosition]()
+
+    async def one_more(_: Any) -> None:
+        assert next(writes) < 40, "it goes on as long as somebody publishes"
+        with contextlib.suppress(Unavailable):
+            acknowledged.append(await publish(busy, "more"))
+
+    process.store.before_write = one_more
+    with contextlib.suppress(Unavailable):
+        await process.log.open(CHANNEL)
+    process.store.before_write = None
+    begun(busy, 2)
+    await busy.log.have_stored(CHANNEL)
+    found = await contents(site)
+    assert (found[0], len(found) - 1 >= len(acknowledged) > 0) == ("first", True)
+    assert next(writes) < 40
+
+
+@both
+async def test_what_somebody_else_has_resolved_is_left_while_others_publish(site: Site, apart: bool) -> None:
+    busy, process = begun(site.process(apart=apart, sink=Nowhere())), begun(site.process(apart=apart))
+    await publish(busy, "first")
+    hot: Any = process.hot
+    advance = hot.advance
+
+    async def advance_late(*arguments: Any) -> Any:
+        await publish(busy, "more")
+        return await advance(*arguments)
+
+    hot.advance = advance_late
+    comparison = process.log._comparison  # noqa: SLF001
+    assert await comparison.try_to_resolve(CHANNEL, []) is None
+    assert (await process.log.open(CHANNEL)).behind
 
 
 async def test_two_processes_that_rescue_the_same_store_it_once(site: Site) -> None:

@@ -200,7 +200,20 @@ class Comparison:
         logger.warning("Redis was behind the store", extra={"channel": channel})
         await self._store_is_whole(channel)
         state = await self._store.open(channel)
+        if not forget and await self._is_resolved(channel, state):
+            return
         await self._advance(channel, state, forget)
+
+    async def _is_resolved(self, channel: str, state: ChannelState) -> bool:
+        """Whether Redis has what the store has, and can go on: somebody else was faster."""
+        if state.queued_in not in (0, generation_of(self._hot.incarnation())):
+            return False
+        if await self._hot.verify(channel, state) != 1:
+            return False
+        found = await first_page(self._hot, channel)
+        if found is None or found.epoch != state.epoch:
+            return False
+        return found.top == found.stored or is_next(rows_of(channel, found, found.top), found.stored)
 
     async def _advance(self, channel: str, state: ChannelState, forget: Sequence[tuple[str, str]]) -> None:
         """Set Redis to the store's state, with the keys of the last 300 s.

@@ -63,18 +63,22 @@ class Rescue:
         self._hot, self._store, self._sizes, self._renew_epoch = hot, store, sizes, renew_epoch
 
     async def rescue(self, channel: str) -> Saved:
-        """Store all that is readable and not stored; return up to where that was.
+        """Store all that is readable now and not stored; return up to where that was.
+
+        What becomes readable meanwhile is left: others may publish all the time.
 
         Raises:
             Unavailable: Redis or the store does not answer, or the channel changes all the time. Part may be stored.
         """
-        attempts = 0
+        attempts, first = 0, None
         while attempts < _ATTEMPTS:
             found = await first_page(self._hot, channel)
             if found is None:
                 return Saved("", 0)
-            if found.readable <= found.stored:
-                return Saved(found.epoch, found.readable)
+            if first is None or found.epoch != first.epoch:
+                first = found
+            if first.readable <= found.stored:
+                return Saved(found.epoch, found.stored)
             state = await self._store.open(channel)
             if found.epoch != state.epoch:
                 if await self._move(channel, found, state):
@@ -134,6 +138,8 @@ class Rescue:
                 last = rows[-1]
                 top, n, mv = last.offset, last.n, last.mv
                 rescued += len(rows)
+            if page.entries[-1].offset >= found.readable:
+                break
         RESCUED.inc(rescued)
         UNRESCUED.inc(left_out)
         if rescued or left_out:
