@@ -114,6 +114,17 @@ async def test_what_becomes_readable_behind_a_look_at_redis_is_stored_in_the_nex
     assert (await publish(process, "third")).offset == 3
 
 
+async def test_a_store_that_was_restored_notes_the_generation_again(site: Site) -> None:
+    process = begun(site.process())
+    before = await publish(process, "stored")
+    await drained(site, process, 1)
+    await restored(site)
+    await site.store.database.run("write", "test", lambda connection: connection.execute("DELETE FROM queued").rowcount)
+    process.incarnation = "another.1"
+    assert (await publish(process, "more")).epoch != before.epoch
+    assert (await site.store.open(CHANNEL)).queued_in == 1
+
+
 @both
 async def test_what_redis_has_is_stored_in_a_store_with_other_epochs(site: Site, apart: bool) -> None:
     process = begun(site.process(apart=apart))

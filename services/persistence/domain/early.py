@@ -46,7 +46,7 @@ class EarlyAcknowledgement:
 
     def __init__(self, hot: HotLog, store: LogStore, sizes: HistorySizes) -> None:
         self._hot, self._store, self._sizes = hot, store, sizes
-        self._noted: dict[str, int] = {}  # channel → generation that the store has noted
+        self._noted: dict[str, tuple[str, int]] = {}  # channel → generation that the store has noted in an epoch
 
     async def acknowledge(
         self, numbered: Mapping[str, Numbered], outcomes: list[Outcome], incarnation: str
@@ -58,7 +58,9 @@ class EarlyAcknowledgement:
         Raises:
             Unavailable: Redis does not answer.
         """
-        noted = await asyncio.gather(*(self._note(channel, incarnation) for channel in numbered))
+        noted = await asyncio.gather(
+            *(self._note(channel, found.epoch, incarnation) for channel, found in numbered.items())
+        )
         shown = [
             (channel, found.epoch, max(abs(offset) for _, offset in found.places), self._sizes.of(channel))
             for (channel, found), is_noted in zip(numbered.items(), noted, strict=True)
@@ -77,13 +79,14 @@ class EarlyAcknowledgement:
                     QUEUED.inc()
         return done
 
-    async def _note(self, channel: str, incarnation: str) -> bool:
-        """Have the store note the generation, once; returns whether it has.
+    async def _note(self, channel: str, epoch: str, incarnation: str) -> bool:
+        """Have the store note the generation, once an epoch; returns whether it has.
 
-        Redis remembers that, so a process that begins needs no store for it.
+        Redis remembers that, so a process that begins needs no store for it. A store that was restored has noted
+        another one, or none.
         """
         generation = generation_of(incarnation)
-        if self._noted.get(channel) == generation:
+        if self._noted.get(channel) == (epoch, generation):
             return True
         try:
             if not generation or await self._hot.noted(channel, incarnation) != generation:
@@ -93,5 +96,5 @@ class EarlyAcknowledgement:
             return False
         if len(self._noted) >= _MAX_NOTED:
             self._noted.clear()
-        self._noted[channel] = generation
+        self._noted[channel] = epoch, generation
         return True
