@@ -17,7 +17,7 @@ from cli.stack.supervisor import StartFailed, Supervisor
 from services.shared.process.children import Guard
 from tests.support.waiting import until
 
-# Says when it is up by a file, and what signal it got by a line.
+# Says that it is up by a line, then by a file; and what signal it got by a line.
 CHILD = """
 import pathlib, signal, sys, time
 name, up = sys.argv[1:3]
@@ -25,8 +25,8 @@ def end(number, frame):
     print("stopping", name, flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
-pathlib.Path(up).write_text(name)
 print("up", name, flush=True)
+pathlib.Path(up).write_text(name)
 while True: time.sleep(60)
 """
 STUBBORN = CHILD.replace("sys.exit(0)", "pass")
@@ -61,7 +61,7 @@ class Seen:
         """The wait before a restart: noted, not spent."""
         self.pauses.append(seconds)
 
-    def supervisor(self, *specs: ChildSpec, stop_s: float = 5.0) -> Supervisor:
+    def supervisor(self, *specs: ChildSpec, stop_s: float = 30.0) -> Supervisor:
         return Supervisor(
             specs,
             on_line=lambda name, line: self.lines.append((name, line.decode())),
@@ -87,7 +87,7 @@ def is_gone(pid: int) -> bool:
 async def test_stages_start_upwards_and_stop_downwards_and_nothing_is_left(seen: Seen) -> None:
     specs = seen.spec("edge-1", Stage.EDGE), seen.spec("auth"), seen.spec("redis", Stage.REDIS)
     async with seen.supervisor(*specs) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         pids = supervisor.pids()
         assert set(pids) == {"edge-1", "auth", "redis"}
     assert seen.lines[0] == ("redis", "up redis"), "the others start once Redis answers"
@@ -101,7 +101,7 @@ async def test_stages_start_upwards_and_stop_downwards_and_nothing_is_left(seen:
 
 async def test_a_child_that_dies_is_started_again_loudly(seen: Seen) -> None:
     async with seen.supervisor(seen.spec("auth")) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         first = supervisor.pids()["auth"]
         (seen.directory / "auth").unlink()
         os.kill(first, signal.SIGKILL)
@@ -113,7 +113,7 @@ async def test_a_child_that_dies_is_started_again_loudly(seen: Seen) -> None:
 
 async def test_each_quick_death_doubles_the_wait(seen: Seen) -> None:
     async with seen.supervisor(seen.spec("auth")) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         for deaths in range(1, 4):
             os.kill(supervisor.pids()["auth"], signal.SIGKILL)
             await until(lambda deaths=deaths: supervisor.children["auth"].deaths == deaths)  # type: ignore[misc]
@@ -123,7 +123,7 @@ async def test_each_quick_death_doubles_the_wait(seen: Seen) -> None:
 
 async def test_a_child_that_ignores_sigterm_is_killed(seen: Seen) -> None:
     async with seen.supervisor(seen.spec("auth", script=STUBBORN), stop_s=0.3) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         pid = supervisor.pids()["auth"]
     assert is_gone(pid)
     assert seen.events == [("WARNING", "auth", "did not stop in time and is killed")]
@@ -131,7 +131,7 @@ async def test_a_child_that_ignores_sigterm_is_killed(seen: Seen) -> None:
 
 async def test_hurry_kills_without_waiting(seen: Seen) -> None:
     async with seen.supervisor(seen.spec("auth", script=STUBBORN), stop_s=60.0) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         pid = supervisor.pids()["auth"]
         asyncio.get_running_loop().call_later(0.1, supervisor.hurry.set)
         stopping = asyncio.get_running_loop().time()
@@ -141,7 +141,7 @@ async def test_hurry_kills_without_waiting(seen: Seen) -> None:
 
 async def test_a_suspended_child_is_stopped_too(seen: Seen) -> None:
     async with seen.supervisor(seen.spec("auth")) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         await until(lambda: ("auth", "up auth") in seen.lines)  # the whole line, with its end
         supervisor.children["auth"].send(signal.SIGSTOP)
     assert ("auth", "stopping auth") in seen.lines
@@ -150,7 +150,7 @@ async def test_a_suspended_child_is_stopped_too(seen: Seen) -> None:
 async def test_leftovers_of_a_child_die_with_it(seen: Seen) -> None:
     script = "import subprocess; subprocess.Popen(['sleep', '60'])" + CHILD
     async with seen.supervisor(seen.spec("auth", script=script)) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         pid = supervisor.pids()["auth"]
     await until(lambda: is_gone(pid))
 
@@ -185,7 +185,7 @@ async def test_lines_without_end_and_very_long_lines_arrive(seen: Seen) -> None:
         'print("stopping", name, flush=True)', 'print("bye", end="", flush=True)'
     )
     async with seen.supervisor(seen.spec("auth", script=script)) as supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         await until(lambda: ("auth", "up auth") in seen.lines)
     assert sum(len(line) for _, line in seen.lines if line.startswith("x")) == 200_000
     assert seen.lines[-1] == ("auth", "bye")
@@ -196,6 +196,6 @@ async def test_the_other_guard_works_as_well(seen: Seen) -> None:
         [seen.spec("auth")], on_line=lambda *_: None, on_event=lambda *_: None, guard=Guard(mode="pipe")
     )
     async with supervisor:
-        await supervisor.start(10)
+        await supervisor.start(30)
         pid = supervisor.pids()["auth"]
     await until(lambda: is_gone(pid))  # the watcher is the init process's to bury
