@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio
 
 from services.persistence.adapters.sqlite_stop import Stop
-from services.persistence.chat.adapters import sqlite_search
+from services.persistence.chat.adapters import sqlite_search, sqlite_search_find
 from services.persistence.chat.adapters.sqlite_search import SqliteSearchIndex
 from services.persistence.chat.index.analyser import atoms_of
 from services.persistence.chat.index.ports import Asked, Document, Scope, Update
@@ -450,3 +450,36 @@ async def test_a_conversation_may_be_indexed_while_its_turn_comes(site: Site, a:
         await asyncio.gather(indexing.flush(), *(indexing.reach(live) for live in lives))
     assert await behind(site) == []
     assert len(await texts(a, "bob", "word", limit=50)) == 30
+
+
+FALLING = {1: 100, 2: 200, 3: 50, 4: 300, 5: 40, 6: 60}
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4, 5, 6), (6, 3, 1, 4, 5, 2)])
+@pytest.mark.parametrize("most", [1, 2, 10])
+async def test_older_messages_behind_newer_ones_hide_none_of_them(
+    site: Site, order: Sequence[int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rescue puts messages that Redis had alone behind those of the store."""
+    monkeypatch.setattr(sqlite_search_find, "_PASSED_BY", 1)
+    monkeypatch.setattr(sqlite_search_find, "_SHARE", 1)
+    index = site.store.search
+    for channel in ("c1", "c2"):
+        for position, offset in enumerate(order):
+            document = Document(FALLING[offset] + (channel == "c2"), ["hello"], ())
+            assert await index.apply([Update(channel, position, position + 1, {offset: document})]) == [True]
+    query, scopes = read_query("hello", ""), [Scope("c1", 0, 6), Scope("c2", 0, 6)]
+    every = [(at + (one == "c2"), one, offset) for one in ("c1", "c2") for offset, at in FALLING.items()]
+    for since in (None, 90, 55, 250):
+        for before in (None, 201, 101, 60):
+            wanted = sorted(
+                (-at, one, offset)
+                for at, one, offset in every
+                if (since is None or at >= since) and (before is None or at < before)
+            )
+            asked = Asked(query._replace(since=since, before=before), scopes, most)
+            found: list[tuple[int, str, int]] = []
+            while places := (await index.find(asked)).places:
+                found += [(-one.time_ms, one.channel, one.offset) for one in places]
+                asked = asked._replace(after=places[-1])
+            assert found == wanted, (since, before)

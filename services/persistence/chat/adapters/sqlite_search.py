@@ -6,7 +6,9 @@ Rules.
 
 * A token of the index is the number of its conversation, `_`, and the token: `2s_hello`. So each conversation has words
   of its own: a search never reads what others wrote, whether it asks for a word or for its beginning.
-* The row of a document is number × 2^36 + offset, so rows of a conversation stand in the order of time.
+* The row of a document is number × 2^36 + offset, so rows of a conversation stand in the order of the log: that of
+  time, unless a rescue put older messages behind newer ones. `search_falls` has each row whose time was below that of
+  the row before it.
 * The table of FTS5 has no content. `search_texts` has what was indexed, which FTS5 must be told again to delete it.
 * Documents are written in the log's writer thread, many in one transaction. Searches have threads of their own, see
   `sqlite_search_find.py`: each takes two seconds at most, and none goes on for a caller that went away. What the index
@@ -31,7 +33,14 @@ from functools import partial
 from services.persistence.adapters.sqlite_database import SqliteDatabase, Transaction
 from services.persistence.adapters.sqlite_stop import Stop
 from services.persistence.chat.adapters.sqlite_search_find import find, known
-from services.persistence.chat.adapters.sqlite_search_rows import body_of, offset_of, row_of, rows_of, with_tag
+from services.persistence.chat.adapters.sqlite_search_rows import (
+    MAX_OFFSET,
+    body_of,
+    offset_of,
+    row_of,
+    rows_of,
+    with_tag,
+)
 from services.persistence.chat.index.ports import Asked, Document, Hits, Update
 
 _SCHEMA = """
@@ -46,6 +55,7 @@ CREATE TABLE IF NOT EXISTS search_texts (
     atoms TEXT NOT NULL,
     tags TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS search_falls (id INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS search_scrubbing (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     erased INTEGER NOT NULL,
@@ -201,6 +211,17 @@ def _put(connection: sqlite3.Connection, number: int, update: Update) -> bool:
 def _insert(connection: sqlite3.Connection, number: int, row: int, document: Document) -> None:
     time_ms, atoms, tags = document
     connection.execute("INSERT INTO search_texts VALUES (?, ?, ?, ?)", (row, time_ms, " ".join(atoms), " ".join(tags)))
+    first, last = rows_of(number, 0, MAX_OFFSET)
+    connection.execute(
+        "INSERT OR IGNORE INTO search_falls SELECT ?1 WHERE ?2 <"
+        " (SELECT time_ms FROM search_texts WHERE id < ?1 AND id >= ?3 ORDER BY id DESC LIMIT 1)",
+        (row, time_ms, first),
+    )
+    connection.execute(
+        "INSERT OR IGNORE INTO search_falls SELECT id FROM (SELECT id, time_ms FROM search_texts"
+        " WHERE id > ?1 AND id <= ?3 ORDER BY id LIMIT 1) WHERE time_ms < ?2",
+        (row, time_ms, last),
+    )
     connection.execute("INSERT INTO search_index (rowid, body) VALUES (?, ?)", (row, body_of(number, atoms, tags)))
 
 

@@ -10,6 +10,8 @@ Rules.
 * Of each conversation a share of the hits is read first, and the rest in another round, four times as many each. So
   the bound is there before thousands are read that it would leave out.
 * A conversation whose hits begin above the time that is wanted is entered by a search for that time.
+* Where times fall within a conversation (`search_falls`), nothing is concluded from one time for others: hits that are
+  not wanted are passed by, one by one.
 * Texts are read for scores alone, and only of the newest hits that remain.
 
 Example. The best of 300 conversations with 500 hits each: four of each are read, the newest 1,000 of these give a
@@ -39,6 +41,7 @@ _FIND = (
     "SELECT id, time_ms FROM search_index JOIN search_texts ON id = search_index.rowid"
     " WHERE search_index MATCH ? AND search_index.rowid BETWEEN ? AND ? ORDER BY search_index.rowid DESC"
 )
+_FALLS = "SELECT 1 FROM search_falls WHERE id BETWEEN ? AND ? LIMIT 1"
 _LAST = "SELECT id, time_ms FROM search_texts WHERE id BETWEEN ? AND ? ORDER BY id DESC LIMIT 1"
 
 
@@ -135,16 +138,19 @@ def _look(
 
     def look(part: _Part, share: int) -> _Part | None:
         stop.check()
-        if newest.bound is not None:
+        falls = connection.execute(_FALLS, (part.first, part.last)).fetchone() is not None
+        if newest.bound is not None and not falls:
             last = connection.execute(_LAST, (part.first, part.last)).fetchone()
             if last is None or newest.leaves_out(_place(part.channel, *last)):
                 return None
         taken = 0
-        for row, time_ms in _hits(connection, question(part.number), part, asked.query.since, latest):
+        for row, time_ms in _hits(connection, question(part.number), part, asked.query.since, latest, falls=falls):
             place = _place(part.channel, row, time_ms)
             if after is not None and place <= after:
                 continue
             if newest.leaves_out(place):
+                if falls:
+                    continue
                 return None
             newest.add(place)
             taken += 1
@@ -172,26 +178,31 @@ def _latest(asked: Asked, after: Place | None) -> int | None:
 
 
 def _hits(
-    connection: sqlite3.Connection, question: str, part: _Part, since: int | None, latest: int | None
+    connection: sqlite3.Connection, question: str, part: _Part, since: int | None, latest: int | None, *, falls: bool
 ) -> Iterator[tuple[int, int]]:
-    """Yield rows and times of hits, the newest first, from `latest` down to `since`."""
+    """Yield rows and times of hits, the last first, from `latest` down to `since`.
+
+    `falls`: times may fall from row to row.
+    """
     passed_by = 0
     rows = connection.execute(_FIND, (question, part.first, part.last))
     while (found := rows.fetchone()) is not None:
         row, time_ms = found
         if latest is not None and time_ms > latest:
             passed_by += 1
-            if passed_by == _PASSED_BY:
+            if passed_by == _PASSED_BY and not falls:
                 last = _last_upto(connection, part.first, row - 1, latest)
                 rows = connection.execute(_FIND, (question, part.first, last))
             continue
         if since is not None and time_ms < since:
+            if falls:
+                continue
             return
         yield row, time_ms
 
 
 def _last_upto(connection: sqlite3.Connection, first: int, last: int, latest: int) -> int:
-    """Return the last row that is not newer: times never fall within a conversation."""
+    """Return the last row that is not newer, where times never fall."""
     while first <= last:
         middle = (first + last) // 2
         found = connection.execute(_LAST, (first, middle)).fetchone()

@@ -11,6 +11,7 @@ from services.persistence.chat.index.analyser import Condition, tokens_of
 from services.persistence.chat.index.query import Query
 
 _BITS = 36  # of an offset
+MAX_OFFSET = (1 << _BITS) - 1
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _NAME = "\0"  # stands for the number of a conversation, in a pattern; no token has it
 
@@ -27,7 +28,7 @@ def rows_of(number: int, above: int, upto: int) -> tuple[int, int]:
 
 def offset_of(row: int) -> int:
     """Return the offset of the document in a row."""
-    return row & ((1 << _BITS) - 1)
+    return row & MAX_OFFSET
 
 
 def body_of(number: int, atoms: Sequence[str], tags: Sequence[str]) -> str:
