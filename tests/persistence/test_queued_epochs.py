@@ -162,11 +162,15 @@ def row(state: ChannelState, offset: int, publication_id: bytes, publication: by
     return Row(CHANNEL, offset, publication_id, publication, "1:uk", epoch=state.epoch)
 
 
-async def test_of_a_conversation_only_messages_get_other_offsets(site: Site) -> None:
-    """An event that does not count may name a message by its offset."""
-    process = begun(site.process())
-    process.store.answers[CHANNEL] = Unavailable("away")
-    for data, flags in [("one", COUNTS), ("about 1", 0), ("two", COUNTS)]:
+@pytest.mark.parametrize("page", [1_000, 2])
+async def test_of_a_conversation_only_messages_that_name_nothing_that_moved_get_other_offsets(
+    site: Site, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an event behind the first one would stand at its own offset again."""
+    monkeypatch.setattr("services.persistence.domain.backlog.PAGE_ENTRIES", page)
+    process = begun(site.process(sink=Nowhere()))
+    given = [("one", COUNTS), ("about 1", 0), ("about 1", 0), ("reply 1", COUNTS), ("reply 0", COUNTS), ("two", COUNTS)]
+    for data, flags in given:
         asked = queued(data)
         (outcome,) = await append(process.log, [asked._replace(item=asked.item._replace(flags=flags))])
         assert isinstance(outcome, AppendedPosition)
@@ -176,10 +180,11 @@ async def test_of_a_conversation_only_messages_get_other_offsets(site: Site) -> 
     state = await site.store.open(CHANNEL)
     await site.store.write([row(state, 1, b"x" * 16, b"other" + bytes(7))])
     process = site.process()
+    process.log.ask_named(lambda _, publication: {int(publication[6:7])} if publication[:5] == b"reply" else ())
     process.incarnation = "another.1"
-    assert (await process.log.open(CHANNEL)).top == 3
-    assert await contents(site) == ["other", "one", "two"]
-    assert (await site.store.open(CHANNEL)).n == 2
+    assert (await process.log.open(CHANNEL)).top == 4
+    assert await contents(site) == ["other", "one", "reply 0", "two"]
+    assert (await site.store.open(CHANNEL)).n == 3
 
 
 @both

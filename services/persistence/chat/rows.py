@@ -42,6 +42,15 @@ def parsed_row(offset: int, publication: bytes) -> Row:
     return events.read(entry.data), entry
 
 
+def named_by(channel: str, publication: bytes) -> set[int]:
+    """Return the offsets that a publication of a conversation names."""
+    if type_of(channel) is None:
+        return set()
+    event, _ = parsed_row(0, publication)
+    reply_to = event.reply_to if isinstance(event, events.Message) else None
+    return {*names(event), *([] if reply_to is None else [reply_to])}
+
+
 def entry_behind_removed(state: Conversation, channel: str, row: CountedRow, entry: Entry) -> Entry:
     """Return how an entry is folded if rows in front of it are missing.
 

@@ -32,6 +32,7 @@ from services.persistence.chat.pages import Pages
 from services.persistence.chat.ports import ChatStores
 from services.persistence.chat.projection import Projection
 from services.persistence.chat.queries import Queries
+from services.persistence.chat.rows import named_by
 from services.persistence.chat.search.indexing import Indexing
 from services.persistence.chat.search.names import NameSearch
 from services.persistence.chat.search.search import Search
@@ -101,6 +102,7 @@ class Chat:
         erasure_marks = ErasureMarks(redis, clock)
         self.conversations.purging.lowest_mark = erasure_marks.lowest
         self.eraser = Eraser(log, rows, stored, store, self.conversations, erasure_marks)
+        log.ask_named(named_by)
         self.projection.on_swept = self.eraser.erase_void
         self.appender = Appender(log, self.conversations, self.projection, self.eraser, Fates(store), marks, clock)
         self.expiry = Expiry(rows, self.conversations, self.appender, self.eraser, redis)

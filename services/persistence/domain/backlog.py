@@ -7,13 +7,16 @@ number and bytes, and what it has achieved stays, whatever becomes of the next o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-from services.persistence.domain.ports import HotLog, Row
+from services.persistence.domain.ports import ChannelState, HotLog, Row
 from services.shared.hotlog.entries import Entry
 from services.shared.hotlog.hotlog import CHANGES_MEMBERSHIP, COUNTS, Unstored
 
 PAGE_ENTRIES = 1_000  # of one channel in one reply of Redis, and in one write to the store
+
+# Returns the offsets that a publication of a channel names.
+Named = Callable[[str, bytes], Iterable[int]]
 
 
 async def first_page(hot: HotLog, channel: str) -> Unstored | None:
@@ -56,20 +59,42 @@ def is_next(rows: Sequence[Row], stored: int) -> bool:
     return bool(rows) and [row.offset for row in rows] == list(range(stored + 1, stored + 1 + len(rows)))
 
 
-def moved(channel: str, epoch: str, entries: Sequence[Entry], top: int, n: int, mv: int) -> list[Row]:
-    """Return the rows of entries that get the next places of another epoch.
+class Mover:
+    """Gives entries of a channel the next places of another epoch, page by page.
 
-    Left out are entries of a channel that counts that do not count themselves and would get another offset: they may
-    name others by theirs. `top`, `n`, `mv`: what that epoch has in front of them.
+    In a channel that counts, an entry may name others by their offsets. From the first one on that gets another offset,
+    all that do not count themselves are left out, and those that name one that got another offset.
     """
-    rows: list[Row] = []
-    counts = bool(n or mv or any(entry.flags or entry.n or entry.mv for entry in entries))
-    for entry in entries:
-        place = top + 1 + len(rows)
-        if counts:
-            if place != entry.offset and not entry.flags & COUNTS:
+
+    def __init__(self, channel: str, state: ChannelState, named: Named | None) -> None:
+        """Create it; `state` is that of the other epoch."""
+        self._channel, self._epoch, self._named = channel, state.epoch, named
+        self._top, self._n, self._mv = state.top, state.n, state.mv
+        self._first: int | None = None  # offset of the first entry that gets another one
+
+    def note(self, offset: int) -> None:
+        """Note that an entry has got another offset already."""
+        self._first = offset if self._first is None else min(self._first, offset)
+
+    def rows(self, entries: Sequence[Entry]) -> list[Row]:
+        """Return the rows of the entries that are not left out."""
+        rows: list[Row] = []
+        counts = bool(self._n or self._mv or any(entry.flags or entry.n or entry.mv for entry in entries))
+        for entry in entries:
+            if self._top + 1 != entry.offset:
+                self.note(entry.offset)
+            if counts and self._first is not None and not self._may_move(entry, self._first):
                 continue
-            n += entry.flags & COUNTS
-            mv = place if entry.flags & CHANGES_MEMBERSHIP else mv
-        rows.append(Row(channel, place, entry.publication_id, entry.publication, entry.key, entry.flags, n, mv, epoch))
-    return rows
+            self._top += 1
+            if counts:
+                self._n += entry.flags & COUNTS
+                self._mv = self._top if entry.flags & CHANGES_MEMBERSHIP else self._mv
+            place = (self._top, entry.publication_id, entry.publication, entry.key, entry.flags)
+            rows.append(Row(self._channel, *place, self._n, self._mv, self._epoch))
+        return rows
+
+    def _may_move(self, entry: Entry, first: int) -> bool:
+        if not entry.flags & COUNTS:
+            return False
+        named = () if self._named is None else self._named(self._channel, entry.publication)
+        return not any(offset >= first for offset in named)

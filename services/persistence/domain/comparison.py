@@ -70,7 +70,7 @@ class Comparison:
         """Create it; `first` is called with a channel before it is compared."""
         self._hot, self._store, self._sizes, self._erasures = hot, store, sizes, erasures
         self._first = first
-        self._rescue = Rescue(hot, store, sizes, self._renew_epoch)
+        self.rescue = Rescue(hot, store, sizes, self._renew_epoch)
         self._verifying = SingleFlight[None]()
 
     async def verify_all(self, channels: Sequence[str]) -> dict[str, Unavailable]:
@@ -118,7 +118,7 @@ class Comparison:
         for _ in range(_VERIFY_ATTEMPTS):
             state = await self._store.open(channel)
             if state.queued_in and state.queued_in != generation_of(self._hot.incarnation()):
-                await self._rescue.rescue(channel)
+                await self.rescue.rescue(channel)
                 await self._renew_epoch(channel, state, forget=True)
                 continue
             if state.removed:  # Redis may be from before the removal
@@ -221,7 +221,7 @@ class Comparison:
         What was acknowledged before it was stored is stored first.
         """
         for _ in range(_ADVANCE_ATTEMPTS):
-            saved = await self._rescue.rescue(channel)
+            saved = await self.rescue.rescue(channel)
             state = await self._store.open(channel)
             known = await self._store.recent_keys(channel, KEY_TTL_S)
             if await self._hot.advance(channel, state, await self._newest_ms(channel, state), known, forget, saved):

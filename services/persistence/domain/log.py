@@ -38,6 +38,7 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 from services.persistence.domain import reading
+from services.persistence.domain.backlog import Named
 from services.persistence.domain.comparison import Comparison, First
 from services.persistence.domain.draining import Drainer, Sink
 from services.persistence.domain.due import due_marks
@@ -124,6 +125,10 @@ class Log:
             max_wait_s=_MAX_WAIT_S,
             linger=Linger(_LONGEST_WAIT_S),
         )
+
+    def ask_named(self, named: Named) -> None:
+        """Have it asked what publications name that may get other offsets."""
+        self._comparison.rescue.named = named
 
     def append(self, requests: Sequence[Request], on_outcome: OutcomeCallback) -> None:
         """Queue publications for the next batch; `on_outcome` gets the outcome of each.

@@ -13,8 +13,8 @@ Rules.
   epoch is another one. A repeated publish finds the new place.
 * An entry whose publication the store has already, by its id, is left out: another process may have rescued it, or this
   Redis came back from a copy. So is one up to the offset to which history was removed.
-* In a channel that counts (a conversation) an entry that does not count may name others by their offsets. It is left
-  out if its offset changes, and that is logged.
+* In a channel that counts (a conversation) an entry may name others by their offsets. Once one gets another offset,
+  all behind it that do not count are left out, and those that name such a one (`Mover`). That is logged.
 
 Example. Redis has 8 to 10 of epoch a, and the store 1 to 8 of epoch b, as somebody else stored 8 and then changed the
 epoch. The store has the id of 8, so 9 and 10 are stored, in epoch b. Had the store got another 9 in the meantime, they
@@ -30,11 +30,12 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import NamedTuple
 
-from services.persistence.domain.backlog import PAGE_ENTRIES, first_page, moved, pages, rows_of
+from services.persistence.domain.backlog import PAGE_ENTRIES, Mover, Named, first_page, pages, rows_of
 from services.persistence.domain.ports import ChannelState, HotLog, LogStore
 from services.persistence.domain.sizes import HistorySizes
 from services.persistence.metrics import RESCUED, UNRESCUED
 from services.shared.errors import Unavailable
+from services.shared.hotlog.entries import Entry
 from services.shared.hotlog.hotlog import Unstored
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Rescue:
     ) -> None:
         """Create it; `renew_epoch` gives a channel another epoch than that of the state."""
         self._hot, self._store, self._sizes, self._renew_epoch = hot, store, sizes, renew_epoch
+        self.named: Named | None = None
 
     async def rescue(self, channel: str) -> Saved:
         """Store all that is readable now and not stored; return up to where that was.
@@ -117,17 +119,19 @@ class Rescue:
         Returns False if the channel has changed meanwhile: nothing is lost, and it is to be tried again.
         """
         there = await self._ids(channel, found, state)
-        top, n, mv = state.top, state.n, state.mv
+        mover = Mover(channel, state, self.named)
         rescued = left_out = 0
         async for page in pages(self._hot, channel):
             if page.epoch != found.epoch:
                 return False
-            missing = [
-                entry
-                for entry in page.entries
-                if state.removed < entry.offset <= found.readable and entry.publication_id not in there
-            ]
-            rows = moved(channel, state.epoch, missing, top, n, mv)
+            missing: list[Entry] = []
+            for entry in page.entries:
+                place = there.get(entry.publication_id)
+                if place is not None and place != entry.offset:
+                    mover.note(entry.offset)
+                elif place is None and state.removed < entry.offset <= found.readable:
+                    missing.append(entry)
+            rows = mover.rows(missing)
             left_out += len(missing) - len(rows)
             if rows:
                 written = (await self._store.write(rows))[channel]
@@ -135,8 +139,6 @@ class Rescue:
                     raise written
                 if written.conflict:
                     return False
-                last = rows[-1]
-                top, n, mv = last.offset, last.n, last.mv
                 rescued += len(rows)
             if page.entries[-1].offset >= found.readable:
                 break
@@ -149,17 +151,19 @@ class Rescue:
             )
         return True
 
-    async def _ids(self, channel: str, found: Unstored, state: ChannelState) -> set[bytes]:
-        """Return ids of the store among which those of the entries are, if it has them.
+    async def _ids(self, channel: str, found: Unstored, state: ChannelState) -> dict[bytes, int]:
+        """Return ids of the store, with offsets, among which those of the entries are.
+
+        If it has them.
 
         They are at their own offsets, or at the end, where another process has moved them.
         """
         since = max(0, min(found.stored, state.top - (found.readable - found.stored)))
-        ids: set[bytes] = set()
+        ids: dict[bytes, int] = {}
         while since < state.top:
             page = await self._store.ids(channel, since_offset=since, upto=state.top, limit=PAGE_ENTRIES)
             if not page:
                 break
-            ids.update(publication_id for _, publication_id in page)
+            ids.update((publication_id, offset) for offset, publication_id in page)
             since = page[-1][0]
         return ids
