@@ -76,6 +76,9 @@ class SqliteSearchIndex:
     Methods without a docstring are described in `SearchIndex`.
     """
 
+    rows_at_once = 1
+    gone_at_once = 32
+
     def __init__(
         self, database: SqliteDatabase, on_erased: Callable[[], None], *, longest_s: float = _LONGEST_S
     ) -> None:

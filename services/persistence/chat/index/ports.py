@@ -81,24 +81,40 @@ class Asked(NamedTuple):
     upto_ms: int | None = None
     by_score: bool = False
 
+    @property
+    def latest(self) -> int | None:
+        """The newest time that can be wanted, Unix ms; None: any."""
+        bounds = [self.upto_ms, None if self.after is None or self.by_score else self.after.time_ms]
+        bounds.append(None if self.query.before is None else self.query.before - 1)
+        return min((bound for bound in bounds if bound is not None), default=None)
+
 
 class Hits(NamedTuple):
     """What an index found, in order, without what is not indexed.
 
     `has_more`: there may be more than `most`. `indexed`: by channel, for every scope. By score, `after` counts among
-    the newest `most` alone.
+    the newest `most` alone. `stopped_at`: the index reads so much for one question, and has found what comes before
+    this place in the order of time alone; None: it has found all, or `most`.
     """
 
     places: list[Place]
     has_more: bool
     indexed: Mapping[str, int]
+    stopped_at: Place | None = None
 
 
 class SearchIndex(Protocol):
     """An index; several processes may share it.
 
     Every method raises `Unavailable` if the index can't do it; repeating is safe.
+
+    `rows_at_once`: so many rows of a conversation's log are worth a write. Fewer wait, and searches read them, unless
+    one of them changes a message that may be indexed.
+    `gone_at_once`: so many documents are taken out at once.
     """
+
+    rows_at_once: int
+    gone_at_once: int
 
     async def indexed(self, channels: Collection[str]) -> dict[str, int]:
         """Return up to where conversations are indexed; 0 for those that are not."""
@@ -122,7 +138,7 @@ class SearchIndex(Protocol):
         """Return channels whose log goes on beyond what is indexed, and where to go on.
 
         After the channel `after`; "": from the first, or as the second value there are no more. Also channels that
-        are no conversations.
+        are no conversations. None, if it would cost too much to look for them: they are indexed when they are used.
         """
 
     async def scrub(self) -> None:

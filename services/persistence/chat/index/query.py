@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from services.persistence.chat.domain.state import Content
@@ -26,7 +26,7 @@ _PIECE = re.compile(
 _MS = re.compile(r"\d{10,16}")
 _ME = "me"
 _SATURATION, _LENGTH_WEIGHT, _USUAL_LENGTH = 1.2, 0.75, 12.0  # k1 and b of BM25; atoms of a usual message
-_SCORED = 512  # atoms of a message in which the score counts words
+SCORED_ATOMS = 512  # atoms of a message in which the score counts words
 HAS_ATTACHMENT = "_f"
 MENTIONS_ALL = "_e"
 
@@ -89,10 +89,16 @@ class Query(NamedTuple):
         message, so it tells nothing of others, and pages in this order stay what they are. Words are counted among the
         first 512 alone: 1,000 messages of 32,000 bytes each may have to be compared for one answer.
         """
+        text = spaced(atoms.split(" ", SCORED_ATOMS)[:SCORED_ATOMS] if atoms else ())
         length = atoms.count(" ") + 1 if atoms else 0
+        return self.score_of((phrase.count_in(text) for phrase in self.phrases), length)
+
+    def score_of(self, counts: Iterable[int], length: int) -> float:
+        """Return the score of a message with so many atoms.
+
+        `counts`: how often it has each phrase, among the first 512 atoms.
+        """
         weight = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * length / _USUAL_LENGTH)
-        text = spaced(atoms.split(" ", _SCORED)[:_SCORED] if atoms else ())
-        counts = (phrase.count_in(text) for phrase in self.phrases)
         return round(sum(count / (count + weight) for count in counts), 9)
 
 

@@ -5,6 +5,8 @@ much. So a conversation is indexed about half a second after something was said.
 
 Rules.
 
+* Some stores write some hundred documents at once as cheaply as one (`rows_at_once`). There fewer rows wait, unless one
+  of them changes or deletes a message, or a search has asked for them (`at_once`).
 * A conversation is indexed from where it was up to its position, in pages. The messages that a page names (new, edited,
   deleted ones) are looked up, and their documents are what they are then: perhaps newer than the page, never older. So
   an erased message leaves the index by the event that erased it.
@@ -30,7 +32,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from enum import Enum
 
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.domain import events
@@ -52,15 +56,25 @@ _SOON_S = 0.5  # from a message to its document
 _PAGE_ROWS = 256
 _PAGE_BYTES = 128 << 10  # of a transaction, about
 _CHANGE_BYTES = 8 << 10  # that count for a document that is replaced or taken out: it may have been long
-_GONE_AT_ONCE = 32  # documents that are taken out because of one event
 _REACHED_PAGES = 4  # that the projection waits for
 _WRITTEN_AT_ONCE = 16  # conversations of one transaction
 _SWEEP_S = 600.0  # seconds between sweeps
+_ASKED_S = 1.0  # seconds between looks at what searches have asked for
 _SCRUB_S = 300.0  # seconds between rounds of scrubbing
 _REST = 20.0  # times what a sweep or a round of scrubbing took: the least pause after it
 _SWEPT_AT_ONCE = 1_000  # channels
 _PAUSE_S = 0.01  # of the sweep, behind each page
 _TRIES = 10
+_ASKED_FOR = 1_000  # conversations that searches want indexed; the next search asks again
+_KNOWN = 10_000  # conversations of which it is remembered what was looked at
+
+
+class _Reach(Enum):
+    """How much of a conversation is indexed; all, where a row is worth a write."""
+
+    MUCH = "much"  # so much that it is worth a write
+    CHANGES = "changes"  # and what changes messages
+    ALL = "all"
 
 
 class Indexing:
@@ -71,12 +85,22 @@ class Indexing:
         self._conversations, self._rows, self._index = conversations, rows, index
         self.is_conversation: Callable[[str], bool] = lambda channel: type_of(channel) is not None  # of what is swept
         self._due: dict[str, float] = {}  # channel → when to index it, by the clock of the loop
+        self._asked_for: set[str] = set()  # that searches could not read, and want indexed
+        self._known: OrderedDict[str, tuple[int, int]] = OrderedDict()  # channel → see `_is_early`
         self._writing = asyncio.Lock()  # so that one transaction at most stands before those of the log
 
     def soon(self, channel: str) -> None:
         """Have a conversation indexed soon."""
         if channel not in self._due:
             self._due[channel] = asyncio.get_running_loop().time() + _SOON_S
+
+    def at_once(self, channel: str) -> None:
+        """Have all of a conversation indexed soon, however little it is.
+
+        Also of one that nobody uses.
+        """
+        if len(self._asked_for) < _ASKED_FOR:
+            self._asked_for.add(channel)
 
     async def reach(self, live: Live) -> bool:
         """Index some pages of a conversation; return whether that was all of it.
@@ -90,7 +114,7 @@ class Indexing:
         self._due.pop(live.channel, None)
         pages = 0
         for _ in range(_TRIES):
-            update = await self._page(live)
+            update = await self._page(live, _Reach.CHANGES)
             if update is None:
                 return True
             if not (await self._write([update]))[0]:
@@ -107,12 +131,19 @@ class Indexing:
         """Index what is due, sweep and scrub, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._run())
+            group.create_task(_again_and_again(self.index_asked_for, _ASKED_S, rest=1.0))
             group.create_task(_again_and_again(self.sweep, _SWEEP_S))
             group.create_task(_again_and_again(self._index.scrub, _SCRUB_S))
 
     async def flush(self) -> None:
         """Index all that is due soon, as at an orderly stop."""
         await self._index_due(float("inf"))
+
+    async def index_asked_for(self) -> None:
+        """Index what searches could not read."""
+        asked_for, self._asked_for = self._asked_for, set()
+        for channel in asked_for:
+            await self._index_slowly(channel, _Reach.ALL)
 
     async def sweep(self) -> int:
         """Index all conversations that are behind; return how many those were."""
@@ -121,17 +152,17 @@ class Indexing:
             channels, after = await self._index.behind(after, _SWEPT_AT_ONCE)
             for channel in channels:
                 if self.is_conversation(channel):
-                    count += await self._sweep_one(channel)
+                    count += await self._index_slowly(channel, _Reach.MUCH)
             if not after:
                 return count
 
-    async def _sweep_one(self, channel: str) -> int:
-        """Index a conversation slowly; return 1, or 0 if that failed."""
+    async def _index_slowly(self, channel: str, reach: _Reach) -> int:
+        """Index a conversation with pauses; return 1, or 0 if that failed."""
         was_used = self._conversations.cached(channel) is not None
         try:
             live = await self._conversations.current(channel)
             failures = 0
-            while failures < _TRIES and (update := await self._page(live)) is not None:
+            while failures < _TRIES and (update := await self._page(live, reach)) is not None:
                 failures = 0 if (await self._write([update]))[0] else failures + 1
                 await asyncio.sleep(_PAUSE_S)
             return 1
@@ -191,17 +222,52 @@ class Indexing:
 
     # One page.
 
-    async def _page(self, live: Live) -> Update | None:
-        """Return the next page of a conversation; None: it is indexed."""
+    async def _is_early(self, live: Live, reach: _Reach) -> bool:
+        """Whether what is not indexed waits.
+
+        `_known` has up to where a conversation is indexed at least, and up to where no row above that changes what is
+        indexed. So a conversation that is written to is not asked for each time.
+        """
+        channel, position = live.channel, live.position
+        indexed, seen = self._known.get(channel, (0, 0))
+        if reach is _Reach.ALL or position - indexed >= self._index.rows_at_once:
+            return False
+        if live.removed or live.state.phase is Phase.DELETED:
+            return False
+        if reach is _Reach.CHANGES and position > seen:
+            rows = await self._rows.read_counted(
+                channel, since_offset=seen, upto=position, limit=self._index.rows_at_once, reverse=False
+            )
+            parsed = (parsed_row(row.offset, row.publication)[0] for row in rows)
+            if any(isinstance(event, events.Edit | events.Delete | events.Purge) for event in parsed):
+                return False
+            self._note(channel, indexed, position)
+        return True
+
+    def _note(self, channel: str, indexed: int, seen: int) -> None:
+        """Note what is known of a conversation."""
+        self._known[channel] = indexed, seen
+        self._known.move_to_end(channel)
+        if len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+
+    async def _page(self, live: Live, reach: _Reach = _Reach.MUCH) -> Update | None:
+        """Return the next page of a conversation; None: it is indexed, or waits."""
         channel = live.channel
+        if await self._is_early(live, reach):
+            return None
         indexed = (await self._index.indexed([channel]))[channel]
+        if indexed > self._known.get(channel, (0, 0))[0]:
+            self._note(channel, indexed, max(indexed, self._known.get(channel, (0, 0))[1]))
+            if await self._is_early(live, reach):
+                return None
         async with live.lock:
             if indexed >= live.position:
                 return None
             position = await self._conversations.stored_position(live)  # what Redis may lose is not indexed
             is_deleted = live.state.phase is Phase.DELETED
             lost = indexed if is_deleted else min(live.removed, indexed)
-            if lost and (gone := await self._index.offsets_upto(channel, lost, _GONE_AT_ONCE)):
+            if lost and (gone := await self._index.offsets_upto(channel, lost, self._index.gone_at_once)):
                 return Update(channel, indexed, indexed, dict.fromkeys(gone))
             if is_deleted:
                 return Update(channel, indexed, position, {})
@@ -235,8 +301,8 @@ class Indexing:
         """Return some purged messages of a user that still have documents."""
         if user not in live.purges:
             return []
-        above = 0
-        while offsets := await self._index.offsets_with(live.channel, author_tag(user), above, upto, _GONE_AT_ONCE):
+        above, most = 0, self._index.gone_at_once
+        while offsets := await self._index.offsets_with(live.channel, author_tag(user), above, upto, most):
             above = offsets[-1]
             found = await self._conversations.messages(live, offsets, has_lock=True)
             if gone := [offset for offset in offsets if not isinstance(found.get(offset), Message)]:
@@ -272,7 +338,7 @@ def is_emptied(content: Content) -> bool:
     return not (content.text or content.attachments or content.meta)
 
 
-async def _again_and_again(work: Callable[[], Awaitable[object]], every_s: float) -> None:
+async def _again_and_again(work: Callable[[], Awaitable[object]], every_s: float, *, rest: float = _REST) -> None:
     """Do something now, and at intervals, whether it fails or not."""
     loop = asyncio.get_running_loop()
     while True:
@@ -281,12 +347,12 @@ async def _again_and_again(work: Callable[[], Awaitable[object]], every_s: float
             await work()
         except Exception as error:
             _log((), error)
-        await asyncio.sleep(pause_s(every_s, loop.time() - began))
+        await asyncio.sleep(pause_s(every_s, loop.time() - began, rest))
 
 
-def pause_s(every_s: float, took_s: float) -> float:
+def pause_s(every_s: float, took_s: float, rest: float = _REST) -> float:
     """Return how long to wait before work that took so long is done again."""
-    return max(every_s, _REST * took_s)
+    return max(every_s, rest * took_s)
 
 
 def _log(channels: Collection[str], error: Exception) -> None:

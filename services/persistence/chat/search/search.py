@@ -17,7 +17,8 @@ Rules.
 * Best first is of the newest 1,000 that are found. Pages look at the same ones: none newer than the first page.
 * An answer reads 4,000 rows that are not indexed at most, and 4 MiB. If there are more it says `incomplete`, and they
   are indexed. Whatever else an answer needs is bounded, too: messages are looked up a page at once, newest first, and
-  only so many are compared (`turns.py`). Beyond that a page is short, and its cursor goes on from there.
+  only so many are compared (`turns.py`), and an index may read so much. Beyond that a page is short, and its cursor
+  goes on from there; best first the answer says `incomplete`.
 * A user asks the index one question at a time, whoever else does meanwhile.
 
 Example. 20 of 300 conversations have a match. The index returns the newest 21 places; one of these was deleted just
@@ -151,6 +152,12 @@ class Search:
             found = sorted(found + some, key=_place)[: limit + 1]
             if stopped_at is not None:
                 after = stopped_at
+                break
+            if hits.stopped_at is not None:  # and it would have to read the same again
+                if best or (after is not None and hits.stopped_at <= after):
+                    after, is_all = None, False
+                else:
+                    after = hits.stopped_at
                 break
             after = hits.places[-1] if hits.has_more and not best else None
             if after is None or sum(one.place <= after for one in found) > limit:

@@ -1,12 +1,14 @@
 """What may be found in rows of the log that are not indexed yet.
 
 Rows are read newest first, conversations that are least behind before others, until 4,000 rows, 4 MiB or the effort of
-comparing are spent. Rows of new messages tell author, time and content. Those of edits tell content, and that the
+comparing are spent. Of some conversations they are read at the same time. Those that could not be read are to be
+indexed. Rows of new messages tell author, time and content. Those of edits tell content, and that the
 message is not newer than they are: moderators edit what others wrote.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -26,6 +28,7 @@ _MAX_BYTES = 4 << 20  # of them
 _MAX_EFFORT = 8 << 20
 _PAGE_ROWS = 500
 _PAGE_BYTES = 512 << 10
+_AT_ONCE = 16  # conversations that are read at the same time
 
 
 class Candidates(NamedTuple):
@@ -40,6 +43,14 @@ class Candidates(NamedTuple):
     is_whole: bool
 
 
+class _Stretch(NamedTuple):
+    """Rows of a conversation that are to be read: above `since`, up to `upto`."""
+
+    channel: str
+    since: int
+    upto: int
+
+
 class Tail:
     """Reads rows that are not indexed; every method raises `Unavailable`."""
 
@@ -51,34 +62,47 @@ class Tail:
         work = Work(self._turns, _MAX_EFFORT)
         new: list[Place] = []
         edited: list[Place] = []
-        rows_left, bytes_left, is_whole = _MAX_ROWS, _MAX_BYTES, True
-        behind = [one for one in scopes if indexed[one.channel] < one.position]
-        for scope in sorted(behind, key=lambda one: one.position - indexed[one.channel]):
-            since, upto = max(indexed[scope.channel], scope.above), scope.position
-            if upto - indexed[scope.channel] > _PAGE_ROWS:
-                self._indexing.soon(scope.channel)
-            while upto > since:
+        rows_left, bytes_left = _MAX_ROWS, _MAX_BYTES
+        behind = [
+            _Stretch(one.channel, max(indexed[one.channel], one.above), one.position)
+            for one in scopes
+            if indexed[one.channel] < one.position
+        ]
+        behind.sort(key=lambda one: one.upto - indexed[one.channel])
+        for one in behind:
+            if one.upto - indexed[one.channel] > _PAGE_ROWS:
+                self._indexing.soon(one.channel)
+        todo = [one for one in reversed(behind) if one.upto > one.since]  # the next one last
+        while todo and min(rows_left, bytes_left, work.left) > 0:
+            some = [todo.pop() for _ in range(min(_AT_ONCE, len(todo)))]
+            found = await asyncio.gather(*(self._rows_of(one, rows_left) for one in some))
+            for one, rows in zip(some, found, strict=True):
                 if min(rows_left, bytes_left, work.left) <= 0:
-                    is_whole = False
-                    break
-                rows = await self._rows.read_counted(
-                    scope.channel,
-                    since_offset=0,
-                    upto=upto,
-                    limit=min(_PAGE_ROWS, rows_left, upto - since),
-                    reverse=True,
-                    max_bytes=_PAGE_BYTES,
-                )
-                if not rows:
-                    break
-                upto = rows[-1].offset - 1
-                rows = [row for row in rows if row.offset > since]
+                    todo.append(one)
+                    continue
+                rows = rows[:rows_left]
+                if rows and (upto := rows[-1].offset - 1) > one.since:
+                    todo.append(one._replace(upto=upto))
+                rows = [row for row in rows if row.offset > one.since]
                 rows_left -= len(rows)
                 bytes_left -= sum(len(row.publication) for row in rows)
-                for place, is_new in await work.pick(rows, partial(_look, query, scope.channel)):
+                for place, is_new in await work.pick(rows, partial(_look, query, one.channel)):
                     (new if is_new else edited).append(place)
+        for one in todo:
+            self._indexing.at_once(one.channel)
         SEARCH_SCANNED.inc(_MAX_ROWS - rows_left)
-        return Candidates(new, edited, is_whole)
+        return Candidates(new, edited, not todo)
+
+    async def _rows_of(self, one: _Stretch, most: int) -> Sequence[CountedRow]:
+        """Return the newest rows."""
+        return await self._rows.read_counted(
+            one.channel,
+            since_offset=0,
+            upto=one.upto,
+            limit=min(_PAGE_ROWS, most, one.upto - one.since),
+            reverse=True,
+            max_bytes=_PAGE_BYTES,
+        )
 
 
 def _look(query: Query, channel: str, row: CountedRow) -> tuple[int, tuple[Place, bool] | None]:
