@@ -213,7 +213,7 @@ def _open_store(config: PersistenceConfig, clock: RedisClock) -> _Opened:
     db = DynamoDb(settings)
     return _Opened(
         DynamoDbLogStore(db, settings.log_table, clock=clock),
-        DynamoDbChatStore(db, settings.chat_table),
+        DynamoDbChatStore(db, settings.chat_table, has_search=config.search == "on"),
         DynamoDbMarkerStore(db, settings.chat_table),
         lambda: tables.prepare(db, settings, settings.log_table, settings.chat_table),
         lambda error: tables.remake(db, settings, error),

@@ -412,8 +412,9 @@ async def test_an_index_finds_what_a_list_of_documents_has(site: Site) -> None:
     assert atoms_of("w1 w2") == ["w1", "w2"]
 
 
-async def test_with_dynamodb_messages_can_not_be_searched_yet(dynamodb_calls: Site) -> None:
+async def test_with_dynamodb_messages_can_not_be_searched_unless_that_is_on(dynamodb_calls: Site) -> None:
     a = dynamodb_calls.replicas[0]
+    assert (a.chat.indexing, dynamodb_calls.store.search) == (None, None)
     await group(a, "ann", "bob")
     with pytest.raises(CallRefused, match="108 not_available: search is not available with this store"):
         await a.call("ann", "messages.search", query="word")

@@ -30,7 +30,7 @@ from services.persistence.domain.log import Log
 from services.shared.dynamodb.client import DynamoDb
 from services.shared.process.cancellation import end_task
 from services.shared.redis.pipeline import RedisPipeline
-from tests.support.dynamodb_tables import own_tables
+from tests.support.dynamodb_tables import PATIENCE_S, own_tables
 from thalamus.chat.v1 import chat_pb2 as pb
 from thalamus.common.v1.common_pb2 import ClientInfo, Publication
 
@@ -228,16 +228,23 @@ async def sqlite_site(
 
 @asynccontextmanager
 async def dynamodb_site(
-    redis_url: str, address: str, replicas: int = 2, *, sink: MakeSink | None = None
+    redis_url: str,
+    address: str,
+    replicas: int = 2,
+    *,
+    sink: MakeSink | None = None,
+    has_search: bool = False,
 ) -> AsyncIterator[Site]:
     """Replicas on DynamoDB, each with a client of its own."""
     settings = await own_tables(address)
     clients: list[DynamoDb] = []
 
     def stores() -> tuple[Any, Any, Any]:
-        db, table = DynamoDb(settings), settings.chat_table
+        patience: dict[str, Any] = {"deadline_s": PATIENCE_S} if has_search else {}  # a search makes many requests
+        db, table = DynamoDb(settings, **patience), settings.chat_table
         clients.append(db)
-        return DynamoDbLogStore(db, settings.log_table), DynamoDbChatStore(db, table), DynamoDbMarkerStore(db, table)
+        chat = DynamoDbChatStore(db, table, has_search=has_search, long_deadline_s=PATIENCE_S, **patience)
+        return DynamoDbLogStore(db, settings.log_table, **patience), chat, DynamoDbMarkerStore(db, table)
 
     try:
         async with _running(redis_url, stores, replicas, sink) as site:

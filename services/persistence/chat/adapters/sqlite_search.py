@@ -78,6 +78,7 @@ class SqliteSearchIndex:
 
     rows_at_once = 1
     gone_at_once = 32
+    logs_at_once = 1
 
     def __init__(
         self, database: SqliteDatabase, on_erased: Callable[[], None], *, longest_s: float = _LONGEST_S

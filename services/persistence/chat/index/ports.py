@@ -111,10 +111,13 @@ class SearchIndex(Protocol):
     `rows_at_once`: so many rows of a conversation's log are worth a write. Fewer wait, and searches read them, unless
     one of them changes a message that may be indexed.
     `gone_at_once`: so many documents are taken out at once.
+    `logs_at_once`: a search reads the logs of so many conversations at the same time; 1, where reads wait for each
+    other anyway.
     """
 
     rows_at_once: int
     gone_at_once: int
+    logs_at_once: int
 
     async def indexed(self, channels: Collection[str]) -> dict[str, int]:
         """Return up to where conversations are indexed; 0 for those that are not."""

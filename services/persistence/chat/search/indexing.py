@@ -35,6 +35,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from services.persistence.chat.conversations import Conversations
 from services.persistence.chat.domain import events
@@ -77,6 +78,22 @@ class _Reach(Enum):
     ALL = "all"
 
 
+class _Known(NamedTuple):
+    """What is known of a conversation.
+
+    So one that is written to is not asked for each time.
+
+    Args:
+        indexed: It is indexed up to here at least.
+        seen: No row above `indexed`, up to here, changes what is indexed.
+        removed: Nothing of the history that was removed up to here is in the index.
+    """
+
+    indexed: int = 0
+    seen: int = 0
+    removed: int = 0
+
+
 class Indexing:
     """Indexes conversations of this process; see the module."""
 
@@ -86,7 +103,7 @@ class Indexing:
         self.is_conversation: Callable[[str], bool] = lambda channel: type_of(channel) is not None  # of what is swept
         self._due: dict[str, float] = {}  # channel → when to index it, by the clock of the loop
         self._asked_for: set[str] = set()  # that searches could not read, and want indexed
-        self._known: OrderedDict[str, tuple[int, int]] = OrderedDict()  # channel → see `_is_early`
+        self._known: OrderedDict[str, _Known] = OrderedDict()  # by channel
         self._writing = asyncio.Lock()  # so that one transaction at most stands before those of the log
 
     def soon(self, channel: str) -> None:
@@ -223,30 +240,33 @@ class Indexing:
     # One page.
 
     async def _is_early(self, live: Live, reach: _Reach) -> bool:
-        """Whether what is not indexed waits.
-
-        `_known` has up to where a conversation is indexed at least, and up to where no row above that changes what is
-        indexed. So a conversation that is written to is not asked for each time.
-        """
-        channel, position = live.channel, live.position
-        indexed, seen = self._known.get(channel, (0, 0))
-        if reach is _Reach.ALL or position - indexed >= self._index.rows_at_once:
+        """Whether what is not indexed waits."""
+        known = self._known.get(live.channel, _Known())
+        if reach is _Reach.ALL or live.position - known.indexed >= self._index.rows_at_once:
             return False
-        if live.removed or live.state.phase is Phase.DELETED:
+        if live.removed > known.removed or live.state.phase is Phase.DELETED:
             return False
-        if reach is _Reach.CHANGES and position > seen:
-            rows = await self._rows.read_counted(
-                channel, since_offset=seen, upto=position, limit=self._index.rows_at_once, reverse=False
-            )
-            parsed = (parsed_row(row.offset, row.publication)[0] for row in rows)
-            if any(isinstance(event, events.Edit | events.Delete | events.Purge) for event in parsed):
-                return False
-            self._note(channel, indexed, position)
-        return True
+        return reach is _Reach.MUCH or not await self._changes(live, known)
 
-    def _note(self, channel: str, indexed: int, seen: int) -> None:
-        """Note what is known of a conversation."""
-        self._known[channel] = indexed, seen
+    async def _changes(self, live: Live, known: _Known) -> bool:
+        """Whether any row that was not looked at changes messages that may be indexed."""
+        if live.position <= known.seen:
+            return False
+        position = await self._conversations.stored_position(live)  # after a loss others may take these offsets
+        rows = await self._rows.read_counted(
+            live.channel, since_offset=known.seen, upto=position, limit=self._index.rows_at_once, reverse=False
+        )
+        parsed = (parsed_row(row.offset, row.publication)[0] for row in rows)
+        if any(isinstance(event, events.Edit | events.Delete | events.Purge) for event in parsed):
+            return True
+        self._note(live.channel, seen=position)
+        return False
+
+    def _note(self, channel: str, *, indexed: int = 0, seen: int = 0, removed: int = 0) -> None:
+        """Note what is known of a conversation, beside what was."""
+        known = self._known.get(channel, _Known())
+        indexed = max(known.indexed, indexed)
+        self._known[channel] = _Known(indexed, max(known.seen, indexed, seen), max(known.removed, removed))
         self._known.move_to_end(channel)
         if len(self._known) > _KNOWN:
             self._known.popitem(last=False)
@@ -257,8 +277,8 @@ class Indexing:
         if await self._is_early(live, reach):
             return None
         indexed = (await self._index.indexed([channel]))[channel]
-        if indexed > self._known.get(channel, (0, 0))[0]:
-            self._note(channel, indexed, max(indexed, self._known.get(channel, (0, 0))[1]))
+        if indexed > self._known.get(channel, _Known()).indexed:
+            self._note(channel, indexed=indexed)
             if await self._is_early(live, reach):
                 return None
         async with live.lock:
@@ -266,11 +286,16 @@ class Indexing:
                 return None
             position = await self._conversations.stored_position(live)  # what Redis may lose is not indexed
             is_deleted = live.state.phase is Phase.DELETED
-            lost = indexed if is_deleted else min(live.removed, indexed)
+            removed = live.removed
+            lost = indexed if is_deleted else min(removed, indexed)
             if lost and (gone := await self._index.offsets_upto(channel, lost, self._index.gone_at_once)):
                 return Update(channel, indexed, indexed, dict.fromkeys(gone))
             if is_deleted:
                 return Update(channel, indexed, position, {})
+            if removed > self._known.get(channel, _Known()).removed:
+                self._note(channel, removed=removed)
+                if await self._is_early(live, reach):
+                    return None
             rows = await self._rows.read_counted(
                 channel, since_offset=indexed, upto=position, limit=_PAGE_ROWS, reverse=False, max_bytes=_PAGE_BYTES
             )

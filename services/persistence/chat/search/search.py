@@ -119,7 +119,7 @@ class Search:
         self._queries, self._conversations, self._inbox = queries, conversations, inbox
         self._index, self._now_ms, self._is_conversation = index, now_ms, is_conversation
         self._turns, self._one_each = Turns(), OneEach()
-        self._tail = Tail(rows, indexing, self._turns)
+        self._tail = Tail(rows, indexing, self._turns, index.logs_at_once)
 
     async def messages(self, wanted: Wanted) -> Json:
         """Return a page of messages.

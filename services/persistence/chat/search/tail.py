@@ -1,9 +1,9 @@
 """What may be found in rows of the log that are not indexed yet.
 
 Rows are read newest first, conversations that are least behind before others, until 4,000 rows, 4 MiB or the effort of
-comparing are spent. Of some conversations they are read at the same time. Those that could not be read are to be
-indexed. Rows of new messages tell author, time and content. Those of edits tell content, and that the
-message is not newer than they are: moderators edit what others wrote.
+comparing are spent. Where each read is a request of its own, those of some conversations are made at the same time.
+Conversations that could not be read are to be indexed. Rows of new messages tell author, time and content. Those of
+edits tell content, and that the message is not newer than they are: moderators edit what others wrote.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ _MAX_BYTES = 4 << 20  # of them
 _MAX_EFFORT = 8 << 20
 _PAGE_ROWS = 500
 _PAGE_BYTES = 512 << 10
-_AT_ONCE = 16  # conversations that are read at the same time
 
 
 class Candidates(NamedTuple):
@@ -54,8 +53,9 @@ class _Stretch(NamedTuple):
 class Tail:
     """Reads rows that are not indexed; every method raises `Unavailable`."""
 
-    def __init__(self, rows: Rows, indexing: Indexing, turns: Turns) -> None:
-        self._rows, self._indexing, self._turns = rows, indexing, turns
+    def __init__(self, rows: Rows, indexing: Indexing, turns: Turns, at_once: int) -> None:
+        """Take what it needs; of `at_once` conversations rows are read at the same time."""
+        self._rows, self._indexing, self._turns, self._at_once = rows, indexing, turns, at_once
 
     async def candidates(self, query: Query, scopes: Sequence[Scope], indexed: Mapping[str, int]) -> Candidates:
         """Return what may be found above `indexed`, by channel."""
@@ -74,7 +74,7 @@ class Tail:
                 self._indexing.soon(one.channel)
         todo = [one for one in reversed(behind) if one.upto > one.since]  # the next one last
         while todo and min(rows_left, bytes_left, work.left) > 0:
-            some = [todo.pop() for _ in range(min(_AT_ONCE, len(todo)))]
+            some = [todo.pop() for _ in range(min(self._at_once, len(todo)))]
             found = await asyncio.gather(*(self._rows_of(one, rows_left) for one in some))
             for one, rows in zip(some, found, strict=True):
                 if min(rows_left, bytes_left, work.left) <= 0:

@@ -39,6 +39,7 @@ from services.persistence.adapters.dynamodb.operation import DEADLINE_S, operati
 from services.persistence.chat.adapters.dynamodb import items as items
 from services.persistence.chat.adapters.dynamodb.devices import DynamoDbDeviceStore
 from services.persistence.chat.adapters.dynamodb.finishing import TRANSACTION_BYTES, TRANSACTION_WRITES, Finisher
+from services.persistence.chat.adapters.dynamodb.search.index import DynamoDbSearchIndex
 from services.persistence.chat.adapters.dynamodb.table import IS_NEW, ChatTable, Write
 from services.persistence.chat.adapters.dynamodb.users import as_journal, user_writes
 from services.persistence.chat.index.ports import SearchIndex
@@ -56,7 +57,13 @@ class DynamoDbChatStore:
     """
 
     def __init__(
-        self, db: DynamoDb, table: str, *, deadline_s: float = DEADLINE_S, long_deadline_s: float = LONG_DEADLINE_S
+        self,
+        db: DynamoDb,
+        table: str,
+        *,
+        deadline_s: float = DEADLINE_S,
+        long_deadline_s: float = LONG_DEADLINE_S,
+        has_search: bool = False,
     ) -> None:
         """Take the client, which whoever made it closes; makes no request yet.
 
@@ -65,12 +72,15 @@ class DynamoDbChatStore:
             table: Name of the table.
             deadline_s: Longest operation.
             long_deadline_s: Longest `load` and `apply`; a `drop` takes as long as it takes.
+            has_search: Whether there is an index of messages; without, no item of it is read or written.
         """
         self._table = ChatTable(db, table)
         self._deadline_s, self._long_deadline_s = deadline_s, long_deadline_s
         self._finisher = Finisher(self._table)
         self.devices = DynamoDbDeviceStore(db, table, deadline_s=deadline_s)
-        self.search: SearchIndex | None = None  # there is none yet
+        self.search: SearchIndex | None = None
+        if has_search:
+            self.search = DynamoDbSearchIndex(db, table, deadline_s=deadline_s, long_deadline_s=long_deadline_s)
 
     async def load(self, channel: str) -> Loaded | None:
         table, key = self._table, items.head_key(channel)

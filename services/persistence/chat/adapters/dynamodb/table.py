@@ -91,7 +91,15 @@ class ChatTable:
         return [values_of(one["Item"]) if one.get("Item") else None for one in response["Responses"]]
 
     async def items(
-        self, partition: str, *, low: str = "", above: str = "", high: str = "", limit: int = 0, keys_only: bool = False
+        self,
+        partition: str,
+        *,
+        low: str = "",
+        above: str = "",
+        high: str = "",
+        limit: int = 0,
+        keys_only: bool = False,
+        reverse: bool = False,
     ) -> AsyncIterator[dict[str, Any]]:
         """Yield items of a partition by sort key.
 
@@ -102,6 +110,7 @@ class ChatTable:
             high: Last sort key, included, with `low`.
             limit: Items of one request; 0: as many as fit into 1 MB.
             keys_only: Return nothing but the keys.
+            reverse: By descending sort key.
         """
         condition, using = "#p = :p", {"p": partition}
         if high:
@@ -116,6 +125,7 @@ class ChatTable:
             ConsistentRead=True,
             **_names_and_values(using, condition, *project.values()),
             **project,
+            **({"ScanIndexForward": False} if reverse else {}),
             **({"Limit": limit} if limit else {}),
         )
         async for item in query:
