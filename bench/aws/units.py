@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.shared.dynamodb.client import DynamoDb
+from services.shared.dynamodb.client import DEADLINE_S, DynamoDb
+from services.shared.dynamodb.settings import DynamoDbSettings
 
 _WRITE_UNIT = 1_024  # bytes
 _READ_UNIT = 4_096
@@ -24,12 +25,18 @@ class Units:
 
     writes: float = 0
     reads: float = 0
+    requests: int = 0
 
 
 class MeteredDynamoDb(DynamoDb):
     """The client of the services, which also counts what its requests are paid by."""
 
     units: Units
+
+    def __init__(self, settings: DynamoDbSettings, *, deadline_s: float = DEADLINE_S) -> None:
+        super().__init__(settings, deadline_s=deadline_s)
+        self.begin()
+        self._sizes: dict[str, int] = {}  # of items that transactions wrote, by key
 
     def begin(self) -> Units:
         """Count anew; return what is counted from now on."""
@@ -40,6 +47,7 @@ class MeteredDynamoDb(DynamoDb):
         response = super()._once(op, arguments)
         if op in _FREE:
             return response
+        self.units.requests += 1
         if op == "put_item":
             self.units.writes += _rounded(item_bytes(arguments["Item"]), _WRITE_UNIT)
         elif op == "update_item":
@@ -48,9 +56,24 @@ class MeteredDynamoDb(DynamoDb):
             self.units.reads += _rounded(item_bytes(response.get("Item", {})), _READ_UNIT)
         elif op == "query" and arguments.get("ConsistentRead"):
             self.units.reads += _rounded(sum(map(item_bytes, self._whole(arguments, response))), _READ_UNIT)
+        elif op == "batch_get_item":
+            found = [item for items in response["Responses"].values() for item in items]
+            asked = sum(len(table["Keys"]) for table in arguments["RequestItems"].values())
+            self.units.reads += sum(_rounded(item_bytes(item), _READ_UNIT) for item in found) + asked - len(found)
+        elif op == "transact_write_items":
+            self.units.writes += sum(map(self._in_transaction, arguments["TransactItems"]))
         else:
             raise NotImplementedError(f"the units of {op} are not counted here")
         return response
+
+    def _in_transaction(self, part: Mapping[str, Any]) -> float:
+        """Return the units of a put or a delete: those of the larger item, old or new."""
+        ((kind, write),) = part.items()
+        item = {"Put": "Item", "Delete": "Key"}[kind]
+        key = str([write["TableName"], *(write[item][name] for name in ("p", "s"))])
+        size = item_bytes(write["Item"]) if kind == "Put" else 0
+        before, self._sizes[key] = self._sizes.get(key, 0), size
+        return 2 * _rounded(max(size, before), _WRITE_UNIT)
 
     def _whole(self, arguments: Mapping[str, Any], response: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the items with all attributes: those left out are paid for, too."""
