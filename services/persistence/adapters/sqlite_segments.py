@@ -4,9 +4,10 @@ Three tables, which every file gets: `segments`; `segment_erasures`, publication
 ones; `dropped_objects`, objects that are to be deleted.
 
 **The first and the last row of a segment stay in `log`, with the number 0 in place of the publication.** So the lowest
-row still says up to where history was removed, and a version that does not know the archive fails where it reads into a
-segment from either end: it expects bytes. With the first segment the file gets triggers that refuse what such a version
-would do wrong: to open the file, to erase, to delete those rows of a segment. They go with the last segment.
+row still says up to where history was removed, and a version that does not know the archive fails where it reads over
+an end of a segment: it expects bytes. It does not where it reads within one segment alone. With the first segment the
+file gets triggers that refuse what such a version would do wrong: to open the file, to erase, to delete those rows of a
+segment. They go with the last segment.
 
 See docs/decisions/0065.
 """

@@ -20,7 +20,7 @@ Rules.
   without it, under a new key, and the old object is deleted (`erasing.py`). A removal does the same to a segment that
   it takes a part of, before rows are deleted.
 * The first and the last row of a segment stay in the store, without content. Versions that do not know the archive
-  fail there: they never take what is archived for removed.
+  fail there. A read of theirs whose bounds are both within a segment finds nothing: they must not run beside it.
 
 Example. 1 to 25,000 are old enough. The archiver writes 1 to 10,000, then 10,001 to 20,000, then 20,001 to 25,000. A
 page from 24,990 has 10 publications of the third object and the rest of the table. The message 7 is deleted: readers
