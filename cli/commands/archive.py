@@ -16,6 +16,7 @@ from cli.errors import Refused, WrongUsage
 from cli.options import json_option
 from cli.output import printable, say, say_json, when
 from services.persistence.adapters.sqlite_archive import ArchivedSqliteLogStore
+from services.persistence.archive.failures import Failed
 from services.persistence.archive.ports import Manifest
 from services.persistence.archive.settings import open_objects
 from services.persistence.config import PersistenceConfig
@@ -103,30 +104,51 @@ def restore(channel: str | None, everything: bool, low: int, high: int, as_json:
     Whole segments: those that have any of the offsets. Take archive_after_days out of the namespace before, or they are
     archived again. Once nothing is archived, versions of before can use the file. The objects stay for
     PERSISTENCE_ARCHIVE_KEEP_DAYS, for stores that are restored from a backup.
+
+    Goes on past segments that can't be read, lists them with the reason, and ends with exit code 1.
     """
     if (channel is None) != everything:
         raise WrongUsage("give a channel, or --all")
+    if low > high:
+        raise WrongUsage("--from must not be greater than --to")
     keep_s = _config().archive_keep_days * _DAY_S
 
-    async def bring(store: ArchivedSqliteLogStore) -> int:
-        rows = 0
+    async def bring(store: ArchivedSqliteLogStore) -> tuple[int, int]:
+        rows, left, failed = 0, 0, Failed()
         async for one in _manifests(store, channel):
             if one.last < low or one.first > high:
                 continue
-            if not await store.segments.restore(one, await store.loaded.rows(one), time.time() + keep_s):
-                raise Refused(f"{printable(one.channel)}: a segment was replaced meanwhile: try again")
+            try:
+                if not await store.segments.restore(one, await store.loaded.rows(one), time.time() + keep_s):
+                    raise Unavailable("the segment was replaced meanwhile: try again")
+            except Unavailable as error:
+                left += 1
+                _tell(one, as_json, error=str(error))
+                failed.note(error)
+                if failed.is_away:
+                    raise
+                continue
+            failed.note_success()
             store.loaded.forget(one.object)
             rows += one.rows
             _tell(one, as_json)
-        return rows
+        return rows, left
 
-    rows = _with_store(bring)
+    rows, left = _with_store(bring)
     if not as_json:
         say(f"{rows} publications are in the store again")
+    if left:
+        raise Refused(f"{left} segments can't be brought back")
 
 
 async def _manifests(store: ArchivedSqliteLogStore, channel: str | None) -> AsyncIterator[Manifest]:
-    """Yield the segments of a channel, or of all."""
+    """Yield the segments of a channel, or of all.
+
+    Raises:
+        Refused: the store has no such channel.
+    """
+    if channel is not None and not await store.has_begun(channel):
+        raise Refused(f"{printable(channel)}: there is no such channel in the store")
     after = ("", 0) if channel is None else (channel, 0)
     while found := await store.segments.all_segments(after, _AT_ONCE):
         for one in found:

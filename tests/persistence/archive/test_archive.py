@@ -349,8 +349,11 @@ async def test_the_command_shows_checks_and_brings_back(
     path.write_bytes(body[:-1])
     code, said, wrong = await thalamus("verify")
     assert (code, "1 segments can't be read" in wrong, found[0].object in said) == (1, True, True)
-    code, _, wrong = await thalamus("restore", CHANNEL)
-    assert (code, "not as it was written" in wrong) == (1, True)
+    for wrong_usage in (("restore", CHANNEL, "--from", "9", "--to", "8"), ("restore",)):
+        assert (await thalamus(*wrong_usage))[0] == 2
+    for command in ("status", "verify", "restore"):
+        code, said, wrong = await thalamus(command, "old:unknown")
+        assert (code, said, "no such channel" in wrong) == (1, "", True)
     path.write_bytes(body)
     code, said, _ = await thalamus("restore", CHANNEL, "--from", "9", "--to", "9")
     second = found[1]
@@ -365,6 +368,35 @@ async def test_the_command_shows_checks_and_brings_back(
     with closing(sqlite3.connect(tmp_path / "log.sqlite3")) as file:
         assert file.execute("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'").fetchone() == (0,)
     assert (await thalamus("restore"))[0] == 2
+
+
+@pytest.mark.parametrize("what", ["--all", CHANNEL])
+async def test_the_command_brings_back_all_that_can_be_read(
+    store: ArchivedSqliteLogStore,
+    clock: Clock,
+    model: Model,
+    tmp_path: Path,
+    thalamus: Callable[..., Awaitable[tuple[int, str, str]]],
+    what: str,
+) -> None:
+    await archived(store, clock, model)
+    first, *others = await store.segments.segments(CHANNEL, 1, 25)
+    assert others
+    path = tmp_path / "archive" / first.object
+    body = path.read_bytes()
+    path.write_bytes(body[:-1])
+    code, said, wrong = await thalamus("restore", what, "--json")
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert (code, "1 segments can't be brought back" in wrong) == (1, True)
+    assert [(one["first"], one.get("error", "")) for one in lines] == [
+        (first.first, "an archived object is not as it was written"),
+        *((one.first, "") for one in others),
+    ]
+    assert await store.segments.segments(CHANNEL, 1, 25) == [first]
+    path.write_bytes(body)
+    assert (await thalamus("restore", what))[0] == 0
+    assert rows_in(tmp_path) == [*range(1, 27)]
+    await model.check_all(store)
 
 
 async def test_of_two_that_write_a_segment_again_one_changes_nothing(
