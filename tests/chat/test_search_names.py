@@ -69,9 +69,9 @@ async def test_nothing_is_read_of_a_member_but_what_the_users_own_conversations_
     for name in [name for name in dir(type(store)) if name[0] != "_" and callable(getattr(store, name))]:
         monkeypatch.setattr(store, name, recording(getattr(store, name)))
 
-    async def counted(channel: str, offset: int) -> Live:
+    async def counted(channel: str, offset: int, epoch: str = "") -> Live:
         loaded.append(channel)
-        return await upto(channel, offset)
+        return await upto(channel, offset, epoch)
 
     monkeypatch.setattr(a.conversations, "upto", counted)
     assert await names(a, "ann", member="bob") == ["Both", "bob"]
