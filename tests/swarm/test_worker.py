@@ -45,6 +45,7 @@ def counted(stack: SwarmStack, service: str, metric: str) -> float:
     )
 
 
+@pytest.mark.full
 async def test_what_is_queued_is_stored_by_workers_while_one_of_them_is_killed(queued: SwarmStack) -> None:
     channel, epochs = f"reading:{secrets.token_hex(4)}", set[str]()
     async with httpx.AsyncClient(timeout=30.0) as client:
