@@ -20,13 +20,21 @@ Trade-offs. What is not stored yet costs the store two reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar, Unpack
 
 from services.persistence.domain.log import Log
 from services.persistence.domain.ports import MAX_BYTES, ChannelState, CountedRow, LogStore
+from services.persistence.domain.reading import Bounds
 from services.shared.errors import Unavailable
 
-_Row = tuple[int, bytes] | CountedRow
+_Row = TypeVar("_Row", tuple[int, bytes], CountedRow)
+
+
+class _Bounds(Bounds):
+    """Bounds of a page, of which the log has all up to `upto`."""
+
+    upto: int
 
 
 class ReadableRows:
@@ -51,74 +59,53 @@ class ReadableRows:
         """Return some channels; see `LogStore.channels`."""
         return await self._store.channels(cursor)
 
-    async def read(
-        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
-    ) -> list[tuple[int, bytes]]:
+    async def read(self, channel: str, **bounds: Unpack[_Bounds]) -> list[tuple[int, bytes]]:
         """Return (offset, publication); see `LogStore.read`."""
-        found = await self._store.read(
-            channel, since_offset=since_offset, upto=upto, limit=limit, reverse=reverse, max_bytes=max_bytes
-        )
-        if _is_whole(found, since_offset, upto, limit, reverse, max_bytes):
-            return found
-        found, top = await self._log.read(
-            channel, since_offset=since_offset, upto=upto, limit=limit, reverse=reverse, max_bytes=max_bytes
-        )
-        _check(found, top, since_offset, upto, limit, reverse, max_bytes)
-        return found
+        return await _whole(self._store.read, self._log.read, channel, **bounds)
 
-    async def read_counted(
-        self, channel: str, *, since_offset: int, upto: int, limit: int, reverse: bool, max_bytes: int = MAX_BYTES
-    ) -> list[CountedRow]:
+    async def read_counted(self, channel: str, **bounds: Unpack[_Bounds]) -> list[CountedRow]:
         """As `read`, with what the log has counted up to each publication."""
-        found = await self._store.read_counted(
-            channel, since_offset=since_offset, upto=upto, limit=limit, reverse=reverse, max_bytes=max_bytes
-        )
-        if _is_whole(found, since_offset, upto, limit, reverse, max_bytes):
-            return found
-        found, top = await self._log.read_counted(
-            channel, since_offset=since_offset, upto=upto, limit=limit, reverse=reverse, max_bytes=max_bytes
-        )
-        _check(found, top, since_offset, upto, limit, reverse, max_bytes)
-        return found
+        return await _whole(self._store.read_counted, self._log.read_counted, channel, **bounds)
 
 
-def _check(
-    found: Sequence[_Row],
-    top: ChannelState,
-    since_offset: int,
-    upto: int,
-    limit: int,
-    reverse: bool,
-    max_bytes: int,
-) -> None:
-    """Raise `Unavailable` if a page lacks what was not removed.
+async def _whole(
+    of_store: Callable[..., Awaitable[list[_Row]]],
+    of_log: Callable[..., Awaitable[tuple[list[_Row], ChannelState]]],
+    channel: str,
+    **bounds: Unpack[_Bounds],
+) -> list[_Row]:
+    """Return a page from the store, or if that has not all of it, from the log.
 
-    The log has changed meanwhile.
+    Raises:
+        Unavailable: the page lacks what was not removed. The log has changed meanwhile.
     """
-    if _is_whole(found, since_offset, upto, limit, reverse, max_bytes):
-        return
-    newest = min(upto, since_offset - 1) if reverse and since_offset else upto
-    if found or newest > top.top - top.behind:
+    found = await of_store(channel, **bounds)
+    if _is_whole(found, **bounds):
+        return found
+    found, top = await of_log(channel, **bounds)
+    if not _is_whole(found, **bounds) and (found or _newest(**bounds) > top.top - top.behind):
         raise Unavailable("the log changes, or has lost its end")
+    return found
 
 
-def _is_whole(
-    found: Sequence[_Row],
-    since_offset: int,
-    upto: int,
-    limit: int,
-    reverse: bool,
-    max_bytes: int,
-) -> bool:
-    """Whether the store has returned all that was asked for.
+def _newest(**bounds: Unpack[_Bounds]) -> int:
+    """Return the highest offset that a page may have."""
+    upto, since_offset = bounds["upto"], bounds["since_offset"]
+    return min(upto, since_offset - 1) if bounds["reverse"] and since_offset else upto
+
+
+def _is_whole(found: Sequence[_Row], **bounds: Unpack[_Bounds]) -> bool:
+    """Whether a page has all that was asked for.
 
     That is, up to the end that is further along the log.
     """
-    if reverse:
-        newest = min(upto, since_offset - 1) if since_offset else upto
+    newest = _newest(**bounds)
+    if bounds["reverse"]:
         return newest < 1 or (bool(found) and found[0][0] == newest)
-    if upto <= since_offset:
+    if newest <= bounds["since_offset"]:
         return True
     return bool(found) and (
-        found[-1][0] == upto or len(found) >= limit or sum(len(row[1]) for row in found) >= max_bytes
+        found[-1][0] == newest
+        or len(found) >= bounds["limit"]
+        or sum(len(row[1]) for row in found) >= bounds.get("max_bytes", MAX_BYTES)
     )
