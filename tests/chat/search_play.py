@@ -210,3 +210,8 @@ async def search(replica: Replica, user: str, query: str, limit: int = 20, **mor
         if not cursor:
             return found
         assert len(answer["messages"]) == limit
+
+
+def planted(rng: random.Random) -> str:
+    """Return a word of which no other has the end."""
+    return f"q{rng.getrandbits(48):012x}zz"

@@ -18,7 +18,7 @@ from services.shared.dynamodb.client import DynamoDb
 from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from services.shared.redis.pipeline import RedisPipeline
-from tests.support.chat_calls import CallRefused, Replica, Site, dynamodb_site, sqlite_site
+from tests.support.chat_calls import CallRefused, Replica, Site, dynamodb_site, group, say, sqlite_site
 from tests.support.full import sized
 from tests.support.waiting import until
 
@@ -36,17 +36,6 @@ async def site(
     else:
         async with dynamodb_site(redis_url, request.getfixturevalue("dynamodb")) as found:
             yield found
-
-
-async def group(replica: Replica, owner: str, *users: str, **settings: Any) -> str:
-    made = await replica.call(owner, "conversations.create", users=list(users), settings=settings)
-    channel: str = made["channel"]
-    return channel
-
-
-async def say(replica: Replica, user: str, channel: str, text: str, **more: Any) -> int:
-    offset: int = (await replica.call(user, "messages.send", channel=channel, text=text, **more))["offset"]
-    return offset
 
 
 async def inbox(replica: Replica, user: str, **params: Any) -> Answer:

@@ -14,7 +14,7 @@ import redis.asyncio
 
 from tests.chat.naive_search import Said, words_of
 from tests.chat.search_play import Play, search
-from tests.support.chat_calls import CallRefused, Replica, Site, sqlite_site
+from tests.support.chat_calls import CallRefused, Replica, Site, group, say, sqlite_site
 from tests.support.full import sized
 from thalamus.chat.v1 import chat_pb2 as pb
 from thalamus.common.v1.common_pb2 import ClientInfo
@@ -24,16 +24,6 @@ from thalamus.common.v1.common_pb2 import ClientInfo
 async def site(redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path) -> AsyncIterator[Site]:
     async with sqlite_site(redis_url, tmp_path / "log.sqlite3", has_search=True) as found:
         yield found
-
-
-async def group(replica: Replica, owner: str, *users: str, **more: Any) -> str:
-    channel: str = (await replica.call(owner, "conversations.create", users=list(users), **more))["channel"]
-    return channel
-
-
-async def say(replica: Replica, user: str, channel: str, text: str, **more: Any) -> int:
-    offset: int = (await replica.call(user, "messages.send", channel=channel, text=text, **more))["offset"]
-    return offset
 
 
 async def index_all(site: Site) -> None:
@@ -175,7 +165,7 @@ async def test_who_is_removed_between_two_pages_gets_no_more(site: Site, a: Repl
 
 async def test_who_joins_late_finds_what_came_then(site: Site, a: Replica, b: Replica) -> None:
     """Also what was indexed before, and what was edited since."""
-    channel = await group(a, "ann", settings={"history": "joined"})
+    channel = await group(a, "ann", history="joined")
     old = await say(a, "ann", channel, "word before")
     await index_all(site)
     await a.call("ann", "members.add", channel=channel, user="bob")
@@ -231,7 +221,7 @@ async def test_pages_stay_what_they_are_while_others_write(site: Site, a: Replic
 async def test_the_words_before_an_edit_are_not_found_and_the_new_ones_are(site: Site, a: Replica, b: Replica) -> None:
     """At once, and when all is indexed; whether versions are kept or erased."""
     for versions in ("keep", "erase"):
-        channel = await group(a, "ann", "bob", settings={"versions": versions})
+        channel = await group(a, "ann", "bob", versions=versions)
         offset = await say(a, "ann", channel, f"old {versions}")
         await index_all(site)
         await a.call("ann", "messages.edit", channel=channel, of=offset, text=f"new {versions}")

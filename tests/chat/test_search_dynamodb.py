@@ -18,8 +18,8 @@ from services.persistence.queue.outbox import Outbox
 from services.persistence.queue.settings import SqsSettings
 from services.persistence.queue.sqs import SqsQueue
 from services.shared.dynamodb.client import values_of
-from tests.chat.search_play import Play, search
-from tests.support.chat_calls import Replica, Site, dynamodb_site
+from tests.chat.search_play import Play, planted, search
+from tests.support.chat_calls import Replica, Site, dynamodb_site, group, say
 from tests.support.full import sized
 from tests.support.sqs import sqs_address as sqs_address
 from tests.support.sqs import sqs_settings as sqs_settings
@@ -34,17 +34,6 @@ async def site(
     monkeypatch.setattr(DynamoDbSearchIndex, "rows_at_once", 8)
     async with dynamodb_site(redis_url, dynamodb, has_search=True) as found:
         yield found
-
-
-async def group(a: Replica, *users: str, **settings: str) -> str:
-    made = await a.call(users[0], "conversations.create", users=list(users[1:]), settings=settings)
-    channel: str = made["channel"]
-    return channel
-
-
-async def say(a: Replica, user: str, channel: str, text: str) -> int:
-    offset: int = (await a.call(user, "messages.send", channel=channel, text=text))["offset"]
-    return offset
 
 
 async def index_all(*replicas: Replica) -> None:
@@ -80,10 +69,6 @@ async def words(site: Site) -> set[str]:
             parts.setdefault(item["p"] + block, {})[part] = item["data"]
     blocks = (b"".join(data for _, data in sorted(block.items())) for block in parts.values())
     return {word.decode() for block in blocks for word in re.findall(rb"q[0-9a-f]{12}zz", zlib.decompress(block))}
-
-
-def planted(rng: random.Random) -> str:
-    return f"q{rng.getrandbits(48):012x}zz"
 
 
 @pytest.mark.slow

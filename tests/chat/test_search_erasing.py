@@ -15,7 +15,8 @@ import redis.asyncio
 
 from services.persistence.chat.adapters import sqlite_search
 from services.shared.errors import Unavailable
-from tests.support.chat_calls import Replica, Site, sqlite_site
+from tests.chat.search_play import planted
+from tests.support.chat_calls import Replica, Site, group, say, sqlite_site
 from tests.support.full import sized
 
 STORAGE = Path(__file__).parents[2] / "docs" / "storage.md"
@@ -62,22 +63,6 @@ async def index_all(*replicas: Replica) -> None:
             await replica.chat.indexing.flush()
             if not (await replica.store.search.behind("", 1_000))[0]:
                 break
-
-
-def planted(rng: random.Random) -> str:
-    """Return a word of which no other has the end."""
-    return f"q{rng.getrandbits(48):012x}zz"
-
-
-async def group(a: Replica, *users: str, **settings: str) -> str:
-    made = await a.call(users[0], "conversations.create", users=list(users[1:]), settings=settings)
-    channel: str = made["channel"]
-    return channel
-
-
-async def say(a: Replica, user: str, channel: str, text: str) -> int:
-    offset: int = (await a.call(user, "messages.send", channel=channel, text=text))["offset"]
-    return offset
 
 
 async def test_deleted_edited_and_purged_words_are_in_no_file(site: Site, a: Replica, files: Files) -> None:

@@ -20,7 +20,7 @@ from services.persistence.chat.live import Found, Live
 from services.persistence.chat.search import search as search_module
 from services.persistence.chat.search import tail, turns
 from tests.chat.search_play import search
-from tests.support.chat_calls import Replica, Site, sqlite_site
+from tests.support.chat_calls import Replica, Site, group, say, sqlite_site
 
 _LONG = 8_000
 
@@ -31,16 +31,6 @@ async def site(redis_conn: redis.asyncio.Redis, redis_url: str, tmp_path: Path) 
         for replica in found.replicas:
             await replica.rest()
         yield found
-
-
-async def group(a: Replica, *users: str) -> str:
-    channel: str = (await a.call(users[0], "conversations.create", users=list(users[1:])))["channel"]
-    return channel
-
-
-async def say(a: Replica, user: str, channel: str, text: str) -> int:
-    offset: int = (await a.call(user, "messages.send", channel=channel, text=text))["offset"]
-    return offset
 
 
 async def sweep(a: Replica) -> None:

@@ -267,3 +267,16 @@ async def _running(
             await replica.close()
         for pipeline in pipelines:
             await pipeline.aclose()
+
+
+async def group(replica: Replica, owner: str, *users: str, **settings: Any) -> str:
+    """Create a group; return its channel."""
+    made = await replica.call(owner, "conversations.create", users=list(users), settings=settings)
+    channel: str = made["channel"]
+    return channel
+
+
+async def say(replica: Replica, user: str, channel: str, text: str, **more: Any) -> int:
+    """Send a message; return its offset."""
+    offset: int = (await replica.call(user, "messages.send", channel=channel, text=text, **more))["offset"]
+    return offset
