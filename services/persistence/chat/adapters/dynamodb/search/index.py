@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from services.persistence.adapters.dynamodb.operation import DEADLINE_S, operation
+from services.persistence.adapters.dynamodb.operation import operation
 from services.persistence.chat.adapters.dynamodb.search.block import offsets_with, unpacked
 from services.persistence.chat.adapters.dynamodb.search.bloom import Wanted
 from services.persistence.chat.adapters.dynamodb.search.finding import MOST_BLOCKS, MOST_BYTES, Finder
@@ -39,8 +39,6 @@ from services.persistence.chat.adapters.dynamodb.search.writing import Writer
 from services.persistence.chat.adapters.dynamodb.table import ChatTable
 from services.persistence.chat.index.ports import Asked, Hits, Update
 from services.shared.dynamodb.client import DynamoDb
-
-_LONG_DEADLINE_S = 8.0  # of writes, which may be many
 
 
 class DynamoDbSearchIndex:
@@ -58,8 +56,8 @@ class DynamoDbSearchIndex:
         db: DynamoDb,
         table: str,
         *,
-        deadline_s: float = DEADLINE_S,
-        long_deadline_s: float = _LONG_DEADLINE_S,
+        deadline_s: float,
+        long_deadline_s: float,
         most_blocks: int = MOST_BLOCKS,
         most_bytes: int = MOST_BYTES,
     ) -> None:
@@ -69,7 +67,7 @@ class DynamoDbSearchIndex:
             db: The client.
             table: Name of the table.
             deadline_s: Longest read.
-            long_deadline_s: Longest write.
+            long_deadline_s: Longest write; there may be many requests.
             most_blocks: That are read for one question, beside one for each conversation.
             most_bytes: Of these.
         """
