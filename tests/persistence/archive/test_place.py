@@ -12,6 +12,7 @@ from services.persistence.adapters.sqlite_archive import ArchivedSqliteLogStore
 from services.persistence.archive import place
 from services.persistence.archive.directory import Directory
 from services.persistence.archive.settings import open_objects
+from services.persistence.config import PersistenceConfig
 from services.shared.process.config import ConfigError
 from tests.persistence.archive.test_model import put
 from tests.support.archive import DAY, Clock, Model, archiver_of, objects_of, store_at
@@ -36,6 +37,11 @@ async def store(tmp_path: Path, clock: Clock) -> AsyncIterator[ArchivedSqliteLog
     clock.now += 2 * DAY
     yield made
     await made.close()
+
+
+def test_there_is_no_archive_with_dynamodb() -> None:
+    with pytest.raises(ConfigError, match="PERSISTENCE_ARCHIVE needs PERSISTENCE_STORE=sqlite"):
+        PersistenceConfig(store="dynamodb", archive="/srv/archive")
 
 
 def test_other_addresses_are_no_directories() -> None:
