@@ -21,12 +21,14 @@ import redis.asyncio
 from services.persistence.chat.append import Appended, Refused
 from services.persistence.chat.conversions import options_of
 from services.persistence.chat.domain import events
+from services.persistence.domain.readable_rows import ReadableRows
 from services.persistence.queue.dead import change
 from services.persistence.queue.outbox import Outbox
 from services.persistence.queue.settings import SqsSettings
 from services.persistence.queue.sqs import Message, SqsQueue
 from services.persistence.queue.storing import store_messages
 from services.persistence.queue.worker import Worker
+from services.shared.errors import Unavailable
 from services.shared.hotlog import keys
 from tests.chat.naive_fold import NaiveFold
 from tests.support.chat import code, new_event
@@ -147,6 +149,29 @@ async def offsets_in_redis(client: redis.asyncio.Redis, channel: str) -> set[int
     """Offsets that the log in Redis has."""
     entries: Any = await client.xrange(keys.log(channel))
     return {int(entry.split(b"-")[0]) for entry, _ in entries}
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+async def test_a_page_of_which_the_end_goes_while_it_is_read_is_an_error_and_not_shorter(
+    queued: Queued, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """Whoever folds it would take what is lost for what was removed."""
+    first, _ = await queued.quiet()
+    channel = await queued.create()
+    before = max(await queued.rows(channel))
+    offsets = [await queued.say(channel, text=f"{number}") for number in range(3)]
+    rows = ReadableRows(first.log, first.rows)
+    bounds: Any = {"since_offset": before, "upto": offsets[-1], "limit": 100, "reverse": False}
+    assert [offset for offset, _ in await rows.read(channel, **bounds)] == offsets
+    whole = first.log.read
+
+    async def shorter(*arguments: Any, **named: Any) -> Any:
+        found, top = await whole(*arguments, **named)
+        return found[:-lost], top._replace(top=offsets[-1] - lost, behind=0)
+
+    monkeypatch.setattr(first.log, "read", shorter)
+    with pytest.raises(Unavailable, match="lost its end"):
+        await rows.read(channel, **bounds)
 
 
 async def test_plain_messages_are_acknowledged_before_they_are_stored_and_every_reader_has_them(queued: Queued) -> None:
